@@ -1,4 +1,4 @@
-"""The stable reasons that refusals carry in `google.rpc.ErrorInfo.reason`: never renamed, never given another meaning."""
+"""The stable reasons in `google.rpc.ErrorInfo.reason`: never renamed, never given another meaning."""
 
 from enum import StrEnum
 
