@@ -8,7 +8,6 @@ python tools/protos.py --descriptors FILE    write the descriptor set, with comm
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from importlib.resources import files
@@ -19,6 +18,8 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "protos"
+# Beside the running Python, and not on PATH, so that a virtual environment need not be activated.
+PLUGINS = Path(sys.executable).parent
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 
 
@@ -29,7 +30,9 @@ def proto_files() -> list[str]:
 def run_protoc(*options: str) -> None:
     well_known = str(files("grpc_tools") / "_proto")
     google_api = str(Path(field_behavior_pb2.__file__).parents[2])
-    arguments = ["protoc", f"-I{SOURCES}", f"-I{google_api}", f"-I{well_known}", *options, *proto_files()]
+    plugins = [f"--plugin={name}={PLUGINS / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    includes = [f"-I{SOURCES}", f"-I{google_api}", f"-I{well_known}"]
+    arguments = ["protoc", *plugins, *includes, *options, *proto_files()]
     if (status := protoc.main(arguments)) != 0:
         raise SystemExit(f"protoc failed with status {status}")
 
@@ -38,8 +41,8 @@ def generate(target: Path) -> None:
     run_protoc(
         f"--python_out={target}",
         f"--grpc_python_out={target}",
-        f"--mypy_out={target}",
-        f"--mypy_grpc_out=only_async:{target}",
+        f"--mypy_out=quiet:{target}",
+        f"--mypy_grpc_out=quiet,only_async:{target}",
     )
 
 
@@ -79,6 +82,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if shutil.which("protoc-gen-mypy", path=str(Path(sys.executable).parent)) is None:
-        raise SystemExit("protoc-gen-mypy is not installed beside this Python: run `make install`")
+    if not (PLUGINS / "protoc-gen-mypy").exists():
+        raise SystemExit(f"protoc-gen-mypy is not installed in {PLUGINS}: run `make dev`, and use .venv/bin/python")
     sys.exit(main())

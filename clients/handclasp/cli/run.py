@@ -1,0 +1,105 @@
+"""`handclasp run`: runs an integration."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from handclasp.cli.commands import command, group
+from handclasp.cli.json_text import pretty
+from handclasp.cli.session import CommonOptions, Output, Session
+from handclasp.cli.values import duration
+from handclasp.client import files
+from handclasp.client.client import HandclaspClient
+from handclasp.client.context import check_address
+from handclasp.client.names import INTEGRATIONS, resource_name
+from handclasp.errors import Reason, invalid_field
+from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
+
+app = group("Run an integration.")
+
+
+def _address(given: str) -> str:
+    if fault := check_address(given):
+        raise typer.BadParameter(f"{given!r} {fault}")
+    return given
+
+
+@command(app, "run", login=False)
+async def run(
+    session: Session,
+    integration: Annotated[
+        str, typer.Argument(metavar="INTEGRATION", help="Such as orders.summarize.", show_default=False)
+    ],
+    *,
+    given: Annotated[
+        str, typer.Option("--input", metavar="JSON|@FILE|-", help="The input as JSON: here, in a file, or on stdin.")
+    ] = "{}",
+    certificate: Annotated[
+        Path | None, typer.Option("--cert", metavar="FILE", help="Your certificate, instead of the context's.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its private key (mode 0600).")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="USER", help="Log in by password beside the certificate.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", metavar="FILE", help="With --user: the password is in this file.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="The execution server's address.", parser=_address),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="The CA certificate to check the server with.")
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="Which version; the newest if not given.")] = "",
+    timeout: Annotated[
+        timedelta | None,
+        typer.Option("--timeout", metavar="TIME", help="Give up after this: 30s, 5m.", parser=duration),
+    ] = None,
+) -> None:
+    """Run an integration over mTLS and print its output, JSON exactly as it came (indented on a terminal)."""
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--cert and --key go together; give both or neither")
+    if password_file is not None and user is None and session.options.username is None:
+        raise typer.BadParameter("--password-file needs --user")
+    request = ExecuteIntegrationRequest(
+        name=resource_name(INTEGRATIONS, integration), version=version, input_json=_input(given)
+    )
+    login = Session(CommonOptions(username=user, password_file=password_file).over(session.options)).credentials()
+    context = session.context_if_any()
+    context = dataclasses.replace(
+        context,
+        executions=address or context.executions,
+        ca_file=ca_file or context.ca_file,
+        certificate=certificate or context.certificate,
+        key=key or context.key,
+    )
+    if certificate is not None:
+        # The context's password is for the context's certificate.
+        context = dataclasses.replace(context, username=None, password_file=None)
+    async with HandclaspClient.from_context(context, login) as client:
+        seconds = None if timeout is None else timeout.total_seconds()
+        answer = await client.integrations.ExecuteIntegration(request, timeout=seconds)
+    on_terminal = session.output is Output.TEXT and sys.stdout.isatty()
+    print(pretty(answer.output_json) if on_terminal else answer.output_json)
+
+
+def _input(given: str) -> str:
+    if given == "-":
+        content, what = sys.stdin.buffer.read(), "standard input"
+    elif given.startswith("@"):
+        content, what = files.read_bytes(Path(given[1:]), "the input file"), given[1:]
+    else:
+        return given
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise invalid_field(
+            "input", f"{what} is not UTF-8 text (at byte {error.start})", Reason.INPUT_INVALID
+        ) from None

@@ -1,0 +1,98 @@
+"""What a command works with: who calls, where to, and the form of the output."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from handclasp.cli.passwords import ask_password
+from handclasp.client import context as contexts
+from handclasp.client import files
+from handclasp.client.names import USERS, resource_id
+from handclasp.errors import Reason, Unauthenticated
+
+if TYPE_CHECKING:
+    from handclasp.client.channels import BasicCredentials
+    from handclasp.client.client import HandclaspClient
+
+
+class Output(StrEnum):
+    """The forms of output."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CommonOptions:
+    """Options that stand before or after the subcommand; after wins."""
+
+    context_file: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+
+    def over(self, other: CommonOptions) -> CommonOptions:
+        """These options, and those of `other` where these have none."""
+        return CommonOptions(
+            context_file=self.context_file or other.context_file,
+            username=self.username or other.username,
+            password_file=self.password_file or other.password_file,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a command."""
+
+    options: CommonOptions
+    output: Output = Output.TEXT
+
+    @property
+    def as_json(self) -> bool:
+        """Whether JSON is wanted."""
+        return self.output is Output.JSON
+
+    def context(self) -> contexts.Context:
+        """The context file's content.
+
+        Raises:
+            HandclaspError: there is none, or it does not fit.
+        """
+        return contexts.load(contexts.find(self.options.context_file))
+
+    def context_if_any(self) -> contexts.Context:
+        """The context file's content, or an empty context if none was named and there is none in the usual place."""
+        path = contexts.find(self.options.context_file)
+        return contexts.Context() if path == contexts.default_path() and not path.exists() else contexts.load(path)
+
+    def credentials(self) -> BasicCredentials | None:
+        """The password login that the options ask for; the password comes from the terminal if from nowhere else.
+
+        Raises:
+            Unauthenticated: no password, and nobody to ask (CREDENTIALS_MISSING).
+        """
+        from handclasp.client.channels import BasicCredentials  # noqa: PLC0415 - imports gRPC
+
+        if self.options.username is None:
+            return None
+        username = resource_id(self.options.username) if "/" in self.options.username else self.options.username
+        if self.options.password_file is not None:
+            return BasicCredentials(username, files.read_password(self.options.password_file))
+        if not sys.stdin.isatty():
+            raise Unauthenticated(
+                Reason.CREDENTIALS_MISSING, f"there is no password for {USERS}/{username}; give --password-file"
+            )
+        return BasicCredentials(username, ask_password(f"Password of {username}"))
+
+    def client(self) -> HandclaspClient:
+        """A client with the identity that options and context ask for; `--as` means password only, by one-way TLS."""
+        from handclasp.client.client import HandclaspClient  # noqa: PLC0415 - imports gRPC
+
+        context = self.context()
+        credentials = self.credentials()
+        if credentials is not None:
+            context = dataclasses.replace(context, certificate=None, key=None, username=None, password_file=None)
+        return HandclaspClient.from_context(context, credentials)

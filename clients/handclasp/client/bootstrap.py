@@ -1,0 +1,114 @@
+"""How a machine that trusts nothing yet comes to trust a CA, by the CA's fingerprint alone.
+
+The fingerprint comes by another way: read out, or copied from the screen of `handclasp up`. Nothing that the network
+says is believed until it matches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ssl
+import string
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from handclasp.certificates.v1.certificate_service_pb2 import GetTrustBundleRequest, TrustBundle
+from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
+from handclasp.client.channels import TlsMaterial, open_channel
+from handclasp.client.context import check_address
+from handclasp.errors import Reason, Unauthenticated, Unavailable, invalid_field
+
+_HEX_DIGITS = 64  # of a SHA-256
+_CONNECT_TIMEOUT = 10.0  # seconds
+
+
+async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
+    """The CA certificate with that fingerprint, as PEM, from the certificate service at `address` (one-way TLS).
+
+    The server's own certificate is first taken unverified, only to speak to it at all; then the trust bundle, which
+    everybody may read, is searched for the CA with that fingerprint; and at last the server has to show that it is
+    under that CA. Nobody is logged in, so whoever sits in between learns nothing.
+
+    Args:
+        address: `host:port` of the one-way TLS listener.
+        ca_fingerprint: SHA-256 of the CA certificate's DER in hexadecimal; colons and upper case are fine.
+
+    Raises:
+        InvalidArgument: address or fingerprint does not fit.
+        Unavailable: no server there (SERVER_UNREACHABLE).
+        Unauthenticated: no CA with that fingerprint (CA_FINGERPRINT_MISMATCH), or the server is not under that CA
+            (SERVER_CERTIFICATE_REFUSED).
+    """
+    wanted = normalize_fingerprint(ca_fingerprint)
+    if fault := check_address(address):
+        raise invalid_field("address", fault)
+    leaf = await _unverified_leaf(address)
+    # A leaf among the roots vouches for itself (BoringSSL accepts partial chains), so this connection is to whoever
+    # answered just now, and proves nothing else.
+    bundle = await _trust_bundle(address, leaf)
+    authority = _matching(address, bundle, wanted)
+    await _trust_bundle(address, authority)
+    return authority
+
+
+def normalize_fingerprint(given: str) -> str:
+    """A SHA-256 fingerprint as 64 lower-case hexadecimal digits.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    digits = given.strip().replace(":", "").lower()
+    if len(digits) != _HEX_DIGITS or not set(digits) <= set(string.hexdigits):
+        raise invalid_field(
+            "ca_fingerprint",
+            "a SHA-256 fingerprint has 64 hexadecimal digits, colons allowed; copy the whole of it",
+        )
+    return digits
+
+
+async def _unverified_leaf(address: str) -> bytes:
+    host, _, port = address.rpartition(":")
+    try:
+        pem = await asyncio.to_thread(
+            ssl.get_server_certificate, (host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT
+        )
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            Reason.SERVER_UNREACHABLE,
+            f"{address} does not answer with a TLS certificate ({error}); check that the server runs, and the port of "
+            "one-way TLS (8442 by default)",
+        ) from error
+    return pem.encode()
+
+
+async def _trust_bundle(address: str, roots: bytes) -> TrustBundle:
+    channel = open_channel(address, TlsMaterial(roots), timeout=_CONNECT_TIMEOUT)
+    async with channel:
+        return await CertificateServiceStub(channel).GetTrustBundle(GetTrustBundleRequest())
+
+
+def _matching(address: str, bundle: TrustBundle, wanted: str) -> bytes:
+    seen = []
+    for pem in bundle.authorities:
+        try:
+            certificate = x509.load_pem_x509_certificate(pem.encode())
+        except ValueError:
+            continue  # Whatever cannot be read does not match.
+        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+        if hmac.compare_digest(fingerprint, wanted) and _is_ca(certificate):
+            return certificate.public_bytes(serialization.Encoding.PEM)
+        seen.append(fingerprint)
+    raise Unauthenticated(
+        Reason.CA_FINGERPRINT_MISMATCH,
+        f"{address} has no CA with fingerprint {wanted}; it showed {', '.join(seen) or 'none'}. Check the address, and "
+        "the fingerprint with whoever runs the server: if both are right, somebody is in between",
+    )
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False

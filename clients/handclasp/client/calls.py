@@ -1,0 +1,77 @@
+"""What happens around every call of a client: credentials on the way out, typed errors on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from grpc.aio import ClientCallDetails, Metadata, UnaryUnaryCall, UnaryUnaryClientInterceptor
+
+from handclasp.client.refusals import explain_unavailable
+from handclasp.errors.status import DETAILS_KEY, from_rpc_error
+
+if TYPE_CHECKING:
+    from handclasp.client.channels import TlsMaterial
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class TypedErrors(UnaryUnaryClientInterceptor):
+    """Raises the error that the server raised, as the same type; and for what gRPC itself reports, one that says what
+    to check. Gives calls without a timeout the default one. Outermost of the interceptors."""
+
+    def __init__(self, address: str, tls: TlsMaterial, timeout: float | None) -> None:
+        self._address = address
+        self._tls = tls
+        self._timeout = timeout
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[ClientCallDetails, Request], Awaitable[UnaryUnaryCall[Request, Response]]],
+        client_call_details: ClientCallDetails,
+        request: Request,
+    ) -> Response | UnaryUnaryCall[Request, Response]:
+        if client_call_details.timeout is None:
+            client_call_details = _changed(client_call_details, timeout=self._timeout)
+        try:
+            call = await continuation(client_call_details, request)
+            await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and not _from_the_service(error):
+                raise explain_unavailable(error.details() or "", self._address, self._tls) from error
+            raise from_rpc_error(error) from error
+        return call
+
+
+class BasicAuthentication(UnaryUnaryClientInterceptor):
+    """Sends Basic credentials with every call. gRPC encrypts them, since our channels are always TLS."""
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[ClientCallDetails, Request], Awaitable[UnaryUnaryCall[Request, Response]]],
+        client_call_details: ClientCallDetails,
+        request: Request,
+    ) -> Response | UnaryUnaryCall[Request, Response]:
+        metadata = Metadata(*(client_call_details.metadata or ()), ("authorization", self._header))
+        return await continuation(_changed(client_call_details, metadata=metadata), request)
+
+
+def _changed(
+    details: ClientCallDetails, *, timeout: float | None = None, metadata: Metadata | None = None
+) -> ClientCallDetails:
+    return ClientCallDetails(
+        details.method,
+        details.timeout if timeout is None else timeout,
+        details.metadata if metadata is None else metadata,
+        details.credentials,
+        details.wait_for_ready,
+    )
+
+
+def _from_the_service(error: grpc.aio.AioRpcError) -> bool:
+    return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())

@@ -1,0 +1,51 @@
+"""Walks over all pages of a List method."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+
+class _PagedRequest(Protocol):
+    page_size: int
+    page_token: str
+
+
+class _Page(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+Request = TypeVar("Request", bound=_PagedRequest)
+Page = TypeVar("Page", bound=_Page)
+Item = TypeVar("Item")
+
+_LARGEST_PAGE = 1_000
+
+
+async def items(
+    method: Callable[[Request], Awaitable[Page]],
+    request: Request,
+    items_of: Callable[[Page], Sequence[Item]],
+    limit: int | None = None,
+) -> AsyncIterator[Item]:
+    """The items of a List method, one page after the other, and no page more than is asked for.
+
+    Args:
+        method: the stub's method, such as `client.certificates.ListCertificates`.
+        request: the filters. Its page fields are set here.
+        items_of: takes the items out of a page: `lambda page: page.certificates`.
+        limit: how many at most; None for all.
+    """
+    left = limit
+    request.page_token = ""
+    while left is None or left > 0:
+        if left is not None:
+            request.page_size = min(left, _LARGEST_PAGE)
+        page = await method(request)
+        for item in items_of(page)[:left]:
+            yield item
+            left = None if left is None else left - 1
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return

@@ -1,0 +1,1 @@
+"""The certificate service: issues, takes in, lists, judges and revokes client certificates."""

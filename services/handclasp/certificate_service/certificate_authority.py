@@ -1,0 +1,145 @@
+"""This service's own CAs: made at the first start, found again at each later one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from handclasp.certificate_service.domain.access_profiles import built_in_profiles
+from handclasp.certificate_service.domain.identifiers import new_id
+from handclasp.certificate_service.storage.access_profiles import add_profile
+from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.storage.installation import (
+    PAGE_TOKEN_KEY,
+    TRUST_DOMAIN,
+    AuthorityRecord,
+    add_authority,
+    add_installation,
+    read_authorities,
+    read_installation,
+)
+from handclasp.certificate_service.x509.fingerprints import fingerprint
+from handclasp.certificate_service.x509.issuing import Authority, key_to_pem, make_issuing_authority, make_root
+from handclasp.transport.files import SecretFileError, read_secret, write_secret
+
+_LOG = structlog.get_logger(__name__)
+
+ROOT = "root"
+ISSUING = "issuing"
+
+
+class InstallationError(Exception):
+    """The database and the data folder do not go together; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What holds from the first start on."""
+
+    trust_domain: str
+    root: Authority
+    issuing: Authority
+    page_token_key: bytes = field(repr=False)
+
+    @property
+    def certificates(self) -> tuple[x509.Certificate, ...]:
+        """The CA certificates, root first."""
+        return self.root.certificate, self.issuing.certificate
+
+    @property
+    def root_fingerprint(self) -> str:
+        """By which clients on other machines can know the CA: SHA-256 of the root's DER, in hexadecimal."""
+        return fingerprint(self.root.certificate.public_bytes(Encoding.DER))
+
+
+async def open_installation(
+    database: Database, keys: Path, *, trust_domain: str, passphrase: bytes | None, now: datetime
+) -> Installation:
+    """Reads what the first start made, or makes it.
+
+    Args:
+        keys: the folder with the CAs' private keys; made if need be.
+        passphrase: encrypts the keys.
+
+    Raises:
+        InstallationError: a key is absent, or cannot be read, or is not the CA's; or the trust domain is another one.
+    """
+    values = await database.read(read_installation)
+    if not values:
+        await _first_start(database, keys, trust_domain=trust_domain, passphrase=passphrase, now=now)
+        values = await database.read(read_installation)
+    if values[TRUST_DOMAIN] != trust_domain:
+        raise InstallationError(
+            f"the database was set up for the trust domain {values[TRUST_DOMAIN]}, and the setting trust_domain says"
+            f" {trust_domain}; every certificate names the former, so set it back"
+        )
+    records = await database.read(read_authorities)
+    return Installation(
+        trust_domain,
+        root=_load(records[ROOT], keys, passphrase),
+        issuing=_load(records[ISSUING], keys, passphrase),
+        page_token_key=values[PAGE_TOKEN_KEY].encode(),
+    )
+
+
+async def _first_start(
+    database: Database, keys: Path, *, trust_domain: str, passphrase: bytes | None, now: datetime
+) -> None:
+    root = make_root(trust_domain=trust_domain, now=now)
+    issuing = make_issuing_authority(root, trust_domain=trust_domain, now=now)
+    keys.mkdir(mode=0o700, exist_ok=True)  # noqa: ASYNC240 - nothing else runs yet
+    # The keys are on disk before the rows that name them: a crash in between leaves files that nobody asks for, and
+    # never a CA without its key.
+    records = [_store(root, ROOT, keys, passphrase, now), _store(issuing, ISSUING, keys, passphrase, now)]
+
+    async def work(transaction: Transaction) -> None:
+        for record in records:
+            await add_authority(transaction, record)
+        for profile in built_in_profiles(now):
+            await add_profile(transaction, profile)
+        await add_installation(
+            transaction, {TRUST_DOMAIN: trust_domain, PAGE_TOKEN_KEY: Fernet.generate_key().decode()}
+        )
+
+    await database.write(work)
+    _LOG.info("installation_made", trust_domain=trust_domain, root=fingerprint(records[0].der))
+
+
+def _store(authority: Authority, role: str, keys: Path, passphrase: bytes | None, now: datetime) -> AuthorityRecord:
+    name = f"{role}-{new_id(now)}.pem"
+    write_secret(keys / name, key_to_pem(authority.key, passphrase))
+    return AuthorityRecord(role, authority.certificate.public_bytes(Encoding.DER), name, now)
+
+
+def _load(record: AuthorityRecord, keys: Path, passphrase: bytes | None) -> Authority:
+    path = keys / record.key_file
+    certificate = x509.load_der_x509_certificate(record.der)
+    subject = certificate.subject.rfc4514_string()
+    try:
+        pem = read_secret(path)
+    except SecretFileError as error:
+        raise InstallationError(
+            f"the database names the CA {subject}, and its key cannot be had: {error}. Restore the key folder from your"
+            " backup; without it, start anew with an empty database and another --data-dir"
+        ) from error
+    encrypted = b"ENCRYPTED" in pem
+    if encrypted and passphrase is None:
+        raise InstallationError(f"{path} is encrypted; set key_passphrase (HANDCLASP_CERTIFICATES_KEY_PASSPHRASE)")
+    if passphrase is not None and not encrypted:
+        _LOG.warning("ca_key_not_encrypted", file=str(path), hint="it was made before key_passphrase was set")
+    try:
+        key = load_pem_private_key(pem, passphrase if encrypted else None)
+    except ValueError as error:
+        raise InstallationError(
+            f"{path} cannot be read: the passphrase is wrong, or the file is damaged; check key_passphrase, or restore"
+            " the file from your backup"
+        ) from error
+    if key.public_key() != certificate.public_key():
+        raise InstallationError(f"{path} is not the key of the CA {subject}; restore the file from your backup")
+    return Authority(certificate, key)  # type: ignore[arg-type]  # a CA's key was written, so a CA's key is read

@@ -1,0 +1,48 @@
+"""The data folder: for its owner only, and for one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class DataFolderError(Exception):
+    """The data folder cannot be used; the message says why, and what to do."""
+
+
+@contextmanager
+def data_folder(path: Path) -> Iterator[Path]:
+    """Makes the folder if need be, and holds it while inside.
+
+    The lock is the kernel's, so a process that is killed lets go of it.
+
+    Raises:
+        DataFolderError: another process holds it, others can enter it, or it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise DataFolderError(
+                f"{path} has mode {mode:04o} and is to hold private keys; run `chmod 700 {path}`, or choose another"
+                " --data-dir"
+            )
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataFolderError(
+            f"{path} cannot be used as data folder: {error.strerror}; choose another --data-dir"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataFolderError(
+                f"{path} is in use by another process of the certificate service; stop that one first, or choose"
+                " another --data-dir"
+            ) from None
+        yield path
+    finally:
+        os.close(descriptor)

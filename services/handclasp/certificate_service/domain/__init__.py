@@ -1,0 +1,1 @@
+"""What the service is about: values and pure decisions. Imports neither grpc, protobuf nor SQLAlchemy."""

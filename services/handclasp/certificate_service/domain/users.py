@@ -1,0 +1,68 @@
+"""Users, and the rules for their texts."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from handclasp.errors import Reason, invalid_field
+
+MAXIMUM_DISPLAY_NAME = 200
+MAXIMUM_PROFILES = 50
+MAXIMUM_PASSWORD_LENGTH = 1024
+
+
+class UserState(StrEnum):
+    ACTIVE = "ACTIVE"
+    DISABLED = "DISABLED"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody, or something, that certificates are mapped to."""
+
+    id: str
+    display_name: str
+    state: UserState
+    profile_ids: tuple[str, ...]
+    has_password: bool
+    create_time: datetime
+    update_time: datetime
+    disable_time: datetime | None = None
+
+
+def check_text(value: str, field: str, *, maximum: int) -> str:
+    """A text for people, in Unicode's composed form (NFC).
+
+    Raises:
+        InvalidArgument: it is too long, or holds control characters, lone surrogates or direction overrides, which
+            make a text look like another one in a terminal or a log.
+    """
+    composed = unicodedata.normalize("NFC", value)
+    if len(composed) > maximum:
+        raise invalid_field(field, f"must have at most {maximum} characters, not {len(composed)}")
+    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in composed):
+        raise invalid_field(field, "must not hold control or formatting characters")
+    return composed
+
+
+def check_new_password(password: str, field: str, *, minimum: int) -> str:
+    """A password to be set, composed (NFC) as RFC 8265, section 4.2, has it.
+
+    Raises:
+        InvalidArgument: PASSWORD_NOT_ACCEPTED, because of its length or a control character.
+    """
+    composed = normalize_password(password)
+    if not minimum <= len(composed) <= MAXIMUM_PASSWORD_LENGTH:
+        description = f"must have {minimum} to {MAXIMUM_PASSWORD_LENGTH} characters"
+        raise invalid_field(field, description, Reason.PASSWORD_NOT_ACCEPTED)
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in composed):
+        raise invalid_field(field, "must not hold control characters", Reason.PASSWORD_NOT_ACCEPTED)
+    return composed
+
+
+def normalize_password(password: str) -> str:
+    """The form in which passwords are hashed and compared."""
+    return unicodedata.normalize("NFC", password)

@@ -1,0 +1,80 @@
+"""What both listeners of the service show at the TLS handshake, and whom the mutual one lets in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+
+import structlog
+from cryptography import x509
+
+from handclasp.certificate_service.certificate_authority import Installation
+from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificate_service.use_cases.trust_anchors import TrustBundle
+from handclasp.certificate_service.x509.issuing import (
+    certificate_pem,
+    generate_key,
+    issue_server_certificate,
+    key_to_pem,
+)
+from handclasp.transport.tls import ReloadingCredentials, TlsIdentity
+
+_LOG = structlog.get_logger(__name__)
+
+
+class ListenerCredentials:
+    """Credentials of both listeners, kept up to date.
+
+    The server certificate is made at each start and again at two thirds of its life; its key is only in memory.
+
+    Args:
+        names: DNS names and IP addresses that clients call the service by.
+        read_bundle: reads whom the mutual TLS listener is to let in.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        *,
+        names: Sequence[str],
+        lifetime: timedelta,
+        read_bundle: Callable[[], Awaitable[TrustBundle]],
+        clock: Clock,
+    ) -> None:
+        self._installation = installation
+        self._names = names
+        self._lifetime = lifetime
+        self._read_bundle = read_bundle
+        self._clock = clock
+        self._changing = asyncio.Lock()
+        self._identity = self._new_identity()
+        own = certificate_pem(*installation.certificates).encode()
+        self.one_way = ReloadingCredentials(self._identity, None)
+        self.mutual = ReloadingCredentials(self._identity, own)
+
+    async def reload_bundle(self) -> None:
+        """Has the mutual TLS listener let in, from the next handshake on, whom the bundle says now."""
+        # One after the other, each reading anew: else the older of two readings might be applied last.
+        async with self._changing:
+            bundle = await self._read_bundle()
+            ders = (*bundle.authorities, *bundle.anchors)
+            roots = certificate_pem(*map(x509.load_der_x509_certificate, ders)).encode()
+            self.mutual.replace(self._identity, roots)
+
+    async def keep_certificate_fresh(self) -> None:
+        """Renews the server certificate at two thirds of its life, until cancelled."""
+        while True:
+            await asyncio.sleep(self._lifetime.total_seconds() * 2 / 3)
+            self._identity = self._new_identity()
+            self.one_way.replace(self._identity, None)
+            await self.reload_bundle()
+            _LOG.info("server_certificate_renewed", names=list(self._names))
+
+    def _new_identity(self) -> TlsIdentity:
+        key = generate_key("EC P-256")
+        issuing = self._installation.issuing
+        leaf = issue_server_certificate(
+            issuing, names=self._names, public_key=key.public_key(), now=self._clock(), lifetime=self._lifetime
+        )
+        return TlsIdentity(key_to_pem(key, None), certificate_pem(leaf, issuing.certificate).encode())

@@ -1,0 +1,170 @@
+"""The certificate service's process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+# gRPC's core writes a line to standard error for each handshake that fails, which anybody can bring about. It reads
+# this when it is first used.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+import grpc
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from handclasp.accounts.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
+from handclasp.authorization.v1.authorization_service_pb2_grpc import add_AuthorizationServiceServicer_to_server
+from handclasp.certificate_service.certificate_authority import InstallationError
+from handclasp.certificate_service.data_folder import DataFolderError, data_folder
+from handclasp.certificate_service.first_start import write_ca_file
+from handclasp.certificate_service.rpc.account_service import AccountService
+from handclasp.certificate_service.rpc.admission import Admitter
+from handclasp.certificate_service.rpc.authorization_service import AuthorizationService
+from handclasp.certificate_service.rpc.certificate_service import CertificateService, UseCases
+from handclasp.certificate_service.service import Service, open_service
+from handclasp.certificate_service.settings import CertificateServiceSettings
+from handclasp.certificate_service.storage.database import storage_error
+from handclasp.certificate_service.storage.migrate import SchemaTooNewError
+from handclasp.certificate_service.storage.requests import forget_requests
+from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
+from handclasp.transport.health_http import HttpServer, health_routes
+from handclasp.transport.interceptor import CallInterceptor
+from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
+from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
+
+_LOG = structlog.get_logger(__name__)
+
+SERVICE_NAMES = (
+    "handclasp.certificates.v1.CertificateService",
+    "handclasp.accounts.v1.AccountService",
+    "handclasp.authorization.v1.AuthorizationService",
+)
+_HOUSEKEEPING_INTERVAL = 3600.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def serve(settings: CertificateServiceSettings, stop: StopRequests | None = None, clock: Clock = utc_now) -> None:
+    """Runs the service until it is asked to stop; by SIGINT or SIGTERM if `stop` is not given.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    if stop is None:
+        stop = StopRequests()
+        with stop.on_signals():
+            await serve(settings, stop, clock)
+        return
+    if settings.ready_file is not None:
+        settings.ready_file.unlink(missing_ok=True)
+    try:
+        with data_folder(settings.data_dir):
+            async with open_service(settings, clock) as service:
+                await _serve(service, stop)
+    except (DataFolderError, InstallationError, SchemaTooNewError) as error:
+        raise StartError(str(error)) from error
+    except SQLAlchemyError as error:
+        raise StartError(
+            f"the database cannot be used: {type(error).__name__}; check database_url, and that the server is up"
+        ) from error
+
+
+async def _serve(service: Service, stop: StopRequests) -> None:
+    settings = service.settings
+    write_ca_file(settings.data_dir, service.installation)
+    interceptor = CallInterceptor(Admitter(service.authenticator).admit, storage_error)
+    async with AsyncExitStack() as stack:
+        servers, healths, ports = [], [], []
+        for credentials, port, setting in (
+            (service.listeners.one_way.credentials, settings.tls_port, "tls_port"),
+            (service.listeners.mutual.credentials, settings.mtls_port, "mtls_port"),
+        ):
+            server = make_server(interceptor, settings.limits)
+            _add_services(server, service)
+            healths.append(add_health_and_reflection(server, SERVICE_NAMES))
+            ports.append(listen(server, settings.host, port, credentials, setting=setting))
+            servers.append(server)
+        http = HttpServer(
+            health_routes(lambda: _missing(service)), host=settings.health_host, port=settings.health_port
+        )
+        try:
+            await stack.enter_async_context(http)
+        except OSError as error:
+            raise port_taken("health_port", settings.health_host, settings.health_port) from error
+        for name, task in (
+            ("denials", service.denials.run()),
+            ("server certificate", service.listeners.keep_certificate_fresh()),
+            ("housekeeping", _housekeeping(service)),
+        ):
+            stack.callback(asyncio.create_task(task, name=name).cancel)
+        for server, health in zip(servers, healths, strict=True):
+            await server.start()
+            await set_serving(health, SERVICE_NAMES, serving=True)
+        if settings.ready_file is not None:
+            write_ready_file(
+                settings.ready_file,
+                {
+                    "host": settings.host,
+                    "tls_port": ports[0],
+                    "mtls_port": ports[1],
+                    "health_port": http.port,
+                    "ca_fingerprint": service.installation.root_fingerprint,
+                },
+            )
+            stack.callback(settings.ready_file.unlink, missing_ok=True)
+        _LOG.info(
+            "serving",
+            host=settings.host,
+            tls_port=ports[0],
+            mtls_port=ports[1],
+            health_port=http.port,
+            ca_fingerprint=service.installation.root_fingerprint,
+        )
+        await run_until_stopped(servers, healths, stop, grace=settings.grace)
+
+
+def _add_services(server: grpc.aio.Server, service: Service) -> None:
+    """Adds all services to a listener; what is for mutual TLS only is up to `rpc/admission.py`."""
+    use_cases = UseCases(
+        issue=service.issue,
+        upload=service.upload,
+        certificates=service.certificates,
+        check=service.check,
+        anchors=service.anchors,
+    )
+    certificates = CertificateService(
+        use_cases,
+        service.installation.certificates,
+        trust_domain=service.installation.trust_domain,
+        clock=service.clock,
+    )
+    add_CertificateServiceServicer_to_server(certificates, server)
+    add_AccountServiceServicer_to_server(AccountService(service.users, service.profiles), server)
+    add_AuthorizationServiceServicer_to_server(AuthorizationService(service.explain), server)
+
+
+async def _missing(service: Service) -> str | None:
+    try:
+        await service.database.read(lambda snapshot: snapshot.fetch(select(1)))
+    except SQLAlchemyError:
+        return "the database"
+    return None
+
+
+async def _housekeeping(service: Service) -> None:
+    """Forgets old request ids, until cancelled."""
+    while True:
+        before = service.clock() - service.settings.request_retention
+        try:
+            await service.database.write(lambda transaction: forget_requests(transaction, before))  # noqa: B023
+        except SQLAlchemyError as error:
+            _LOG.warning("housekeeping_failed", error=type(error).__name__)
+        await asyncio.sleep(_HOUSEKEEPING_INTERVAL)

@@ -1,0 +1,81 @@
+"""Slows down whoever guesses passwords: one user's, from one address. Nobody else notices."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleLimits:
+    """How guessing is slowed down.
+
+    Attributes:
+        free_attempts: wrong passwords before the first wait.
+        first_wait, longest_wait: the wait doubles with each further wrong one.
+        forget_after: without a wrong one for that long, all is forgotten.
+        remembered: how many pairs of user and address are kept at most; the ones unused for longest go first.
+    """
+
+    free_attempts: int = 5
+    first_wait: timedelta = timedelta(seconds=1)
+    longest_wait: timedelta = timedelta(minutes=5)
+    forget_after: timedelta = timedelta(minutes=15)
+    remembered: int = 20_000
+
+
+@dataclass(slots=True)
+class _Record:
+    failures: int = 0
+    last_failure: datetime | None = None
+    pending: int = field(default=0)
+
+
+class PasswordThrottle:
+    """Counts wrong passwords by user and address. Attempts that are still being checked count as wrong, so that sending
+    many at once gains nothing."""
+
+    def __init__(self, limits: ThrottleLimits) -> None:
+        self._limits = limits
+        self._records: OrderedDict[tuple[str, str], _Record] = OrderedDict()
+
+    def begin(self, user_id: str, address: str, now: datetime) -> datetime | None:
+        """Begins an attempt, to be ended by `end`; or says from when on the next one will be looked at."""
+        record = self._record(user_id, address, now)
+        wait = self._wait(record.failures + record.pending)
+        if wait is not None:
+            since = record.last_failure if record.last_failure is not None and not record.pending else now
+            if now < since + wait:
+                return since + wait
+        record.pending += 1
+        return None
+
+    def end(self, user_id: str, address: str, now: datetime, *, right: bool) -> None:
+        """Ends an attempt that `begin` let through. A right one clears the record."""
+        record = self._record(user_id, address, now)
+        record.pending = max(0, record.pending - 1)
+        if right:
+            record.failures, record.last_failure = 0, None
+        else:
+            record.failures, record.last_failure = record.failures + 1, now
+
+    def _wait(self, attempts: int) -> timedelta | None:
+        beyond = attempts - self._limits.free_attempts
+        if beyond < 0:
+            return None
+        return min(self._limits.first_wait * (1 << min(beyond, 32)), self._limits.longest_wait)
+
+    def _record(self, user_id: str, address: str, now: datetime) -> _Record:
+        key = (user_id, address)
+        record = self._records.pop(key, None)
+        if record is None or (
+            record.last_failure is not None
+            and not record.pending
+            and now - record.last_failure > self._limits.forget_after
+        ):
+            record = _Record()
+        self._records[key] = record
+        while len(self._records) > self._limits.remembered:
+            self._records.popitem(last=False)
+        return record

@@ -1,0 +1,122 @@
+"""Certificates and trust anchors: protobuf to domain and back."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Sequence
+from datetime import datetime
+
+from handclasp.certificate_service.domain.certificates import (
+    Certificate,
+    CertificateFilter,
+    CertificateState,
+    Origin,
+    RevocationReason,
+    TrustAnchor,
+)
+from handclasp.certificate_service.domain.identifiers import (
+    certificate_name,
+    parse_user_name,
+    trust_anchor_name,
+    user_name,
+)
+from handclasp.certificate_service.rpc.fields import EnumTable, to_datetime, to_timestamp
+from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificates.v1 import certificate_service_pb2 as pb
+from handclasp.errors import invalid_field
+
+_ORIGINS = EnumTable(certificate_pb2.Certificate.Origin, "ORIGIN_", Origin)
+STATES = EnumTable(certificate_pb2.Certificate.State, "STATE_", CertificateState)
+REVOCATION_REASONS = EnumTable(
+    certificate_pb2.RevocationReason,
+    "REVOCATION_REASON_",
+    RevocationReason,
+    renamed={"NONE_GIVEN": RevocationReason.UNSPECIFIED},
+    unspecified=RevocationReason.UNSPECIFIED,
+)
+
+_SERIAL = re.compile(r"0*([0-9a-f]{1,40})", re.ASCII)
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def from_certificate(
+    certificate: Certificate, *, now: datetime, own_chain: Sequence[bytes], with_pem: bool = True
+) -> certificate_pb2.Certificate:
+    """The resource as it is at a moment.
+
+    Args:
+        own_chain: DER of the intermediates that certificates of this service's CA chain over.
+        with_pem: whether to add the certificate itself.
+    """
+    message = certificate_pb2.Certificate(
+        name=certificate_name(certificate.id),
+        user=user_name(certificate.user_id),
+        origin=_ORIGINS.to_proto(certificate.origin),
+        state=STATES.to_proto(certificate.state(now)),
+        serial=certificate.serial,
+        fingerprint=certificate.fingerprint,
+        subject=certificate.subject,
+        issuer=certificate.issuer,
+        key_algorithm=certificate.key_algorithm,
+        not_before=to_timestamp(certificate.not_before),
+        not_after=to_timestamp(certificate.not_after),
+        description=certificate.description,
+        labels=certificate.labels,
+        create_time=to_timestamp(certificate.create_time),
+        update_time=to_timestamp(certificate.update_time),
+        created_by=user_name(certificate.created_by),
+        created_with=certificate_name(certificate.created_with),
+    )
+    revocation = certificate.revocation
+    if revocation is not None:
+        message.revocation.CopyFrom(
+            certificate_pb2.Revocation(
+                revoke_time=to_timestamp(revocation.time),
+                reason=REVOCATION_REASONS.to_proto(revocation.reason),
+                revoked_by=user_name(revocation.revoked_by),
+            )
+        )
+    if with_pem:
+        chain = own_chain if certificate.anchor_fingerprint is None else certificate.chain_der
+        message.pem = "".join(map(ssl.DER_cert_to_PEM_cert, (certificate.der, *chain)))
+    return message
+
+
+def from_anchor(anchor: TrustAnchor) -> certificate_pb2.TrustAnchor:
+    return certificate_pb2.TrustAnchor(
+        name=trust_anchor_name(anchor.id),
+        display_name=anchor.display_name,
+        subject=anchor.subject,
+        fingerprint=anchor.fingerprint,
+        not_before=to_timestamp(anchor.not_before),
+        not_after=to_timestamp(anchor.not_after),
+        create_time=to_timestamp(anchor.create_time),
+        created_by=user_name(anchor.created_by),
+        pem=ssl.DER_cert_to_PEM_cert(anchor.der),
+    )
+
+
+def to_filter(request: pb.ListCertificatesRequest) -> CertificateFilter:
+    """Raises InvalidArgument for a filter that cannot match anything as it is written."""
+    serial = _hexadecimal(request.serial)
+    matched_serial = _SERIAL.fullmatch(serial) if serial else None
+    if serial and matched_serial is None:
+        raise invalid_field("serial", "must be hexadecimal, of at most 40 digits")
+    fingerprint = _hexadecimal(request.fingerprint)
+    if fingerprint and _FINGERPRINT.fullmatch(fingerprint) is None:
+        raise invalid_field("fingerprint", "must be a SHA-256: 64 hexadecimal digits")
+    return CertificateFilter(
+        user_id=parse_user_name(request.user, "user") if request.user else None,
+        states=frozenset(STATES.to_domain(state, "states") for state in request.states),
+        serial=matched_serial.group(1) if matched_serial else None,
+        fingerprint=fingerprint or None,
+        expire_before=to_datetime(request.expire_before, "expire_before")
+        if request.HasField("expire_before")
+        else None,
+        expire_after=to_datetime(request.expire_after, "expire_after") if request.HasField("expire_after") else None,
+    )
+
+
+def _hexadecimal(text: str) -> str:
+    return text.replace(":", "").lower()

@@ -1,0 +1,296 @@
+"""`handclasp.certificates.v1.CertificateService`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from handclasp.authorization.v1 import decision_pb2
+from handclasp.certificate_service.domain.certificates import Certificate
+from handclasp.certificate_service.domain.identifiers import (
+    parse_certificate_name,
+    parse_trust_anchor_name,
+    parse_user_name,
+)
+from handclasp.certificate_service.domain.permissions import check_resource
+from handclasp.certificate_service.rpc.admission import the_caller, the_caller_if_known
+from handclasp.certificate_service.rpc.authorization_messages import PERMISSIONS, from_decision
+from handclasp.certificate_service.rpc.certificate_messages import (
+    REVOCATION_REASONS,
+    from_anchor,
+    from_certificate,
+    to_filter,
+)
+from handclasp.certificate_service.rpc.fields import masked, to_timedelta, to_timestamp
+from handclasp.certificate_service.use_cases.caller import Clock, Credentials
+from handclasp.certificate_service.use_cases.certificates import Certificates
+from handclasp.certificate_service.use_cases.check_permission import CheckPermission, PeerQuestion
+from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, check_request_id
+from handclasp.certificate_service.use_cases.issue_certificate import (
+    IssueCertificate,
+    IssueRequest,
+    KeyCustody,
+    KeyKind,
+)
+from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
+from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
+from handclasp.certificate_service.use_cases.upload_certificate import (
+    PossessionProof,
+    UploadCertificate,
+    UploadRequest,
+)
+from handclasp.certificate_service.x509.fingerprints import fingerprint
+from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificates.v1 import certificate_service_pb2 as pb
+from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceServicer
+from handclasp.errors import invalid_field
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAXIMUM_RESOURCES = 100
+_MAXIMUM_LEAF = 64 * 1024
+_MAXIMUM_ADDRESS = 64
+
+_KEY_KINDS: dict[int, KeyKind] = {
+    pb.KEY_ALGORITHM_UNSPECIFIED: "EC P-256",
+    pb.KEY_ALGORITHM_EC_P256: "EC P-256",
+    pb.KEY_ALGORITHM_EC_P384: "EC P-384",
+}
+_CUSTODIES = {
+    KeyCustody.CALLER_HELD: pb.KEY_CUSTODY_CALLER_HELD,
+    KeyCustody.RETURNED: pb.KEY_CUSTODY_RETURNED,
+    KeyCustody.KEY_NOT_RETAINED: pb.KEY_CUSTODY_KEY_NOT_RETAINED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the service can do."""
+
+    issue: IssueCertificate
+    upload: UploadCertificate
+    certificates: Certificates
+    check: CheckPermission
+    anchors: TrustAnchors
+
+
+class CertificateService(CertificateServiceServicer):
+    """Args:
+    authorities: this service's CA certificates, root first; leaves chain over all but the root.
+    """
+
+    def __init__(
+        self, use_cases: UseCases, authorities: Sequence[x509.Certificate], *, trust_domain: str, clock: Clock
+    ) -> None:
+        self._do = use_cases
+        self._own_chain = [certificate.public_bytes(Encoding.DER) for certificate in authorities[1:]]
+        self._trust_domain = trust_domain
+        self._clock = clock
+
+    async def IssueCertificate(
+        self, request: pb.IssueCertificateRequest, context: Context
+    ) -> pb.IssueCertificateResponse:
+        source = request.WhichOneof("key_source")
+        if source is None:
+            raise invalid_field("key_source", "must be one of csr_pem, csr_der and generate_key")
+        if source == "generate_key" and request.generate_key not in _KEY_KINDS:
+            raise invalid_field("generate_key", "must be KEY_ALGORITHM_EC_P256 or KEY_ALGORITHM_EC_P384")
+        lifetime = to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None
+        issued = await self._do.issue.issue(
+            the_caller(),
+            IssueRequest(
+                user_id=parse_user_name(request.user, "user"),
+                csr_pem=request.csr_pem if source == "csr_pem" else None,
+                csr_der=request.csr_der if source == "csr_der" else None,
+                generate_key=_KEY_KINDS[request.generate_key] if source == "generate_key" else None,
+                lifetime=lifetime,
+                description=request.description,
+                labels=request.labels,
+                server_names=tuple(request.server_names),
+                identity=_identity("IssueCertificate", request),
+            ),
+        )
+        return pb.IssueCertificateResponse(
+            certificate=self._message(issued.certificate),
+            private_key_pem="" if issued.private_key_pem is None else issued.private_key_pem.decode("ascii"),
+            key_custody=_CUSTODIES[issued.custody],
+        )
+
+    async def UploadCertificate(
+        self, request: pb.UploadCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        source = request.WhichOneof("certificate")
+        if source is None:
+            raise invalid_field("certificate", "must be pem or der")
+        proof = None
+        if request.HasField("possession_proof"):
+            proof = PossessionProof(request.possession_proof.statement, request.possession_proof.signature)
+        certificate = await self._do.upload.upload(
+            the_caller(),
+            UploadRequest(
+                user_id=parse_user_name(request.user, "user"),
+                pem=request.pem if source == "pem" else None,
+                der=request.der if source == "der" else None,
+                proof=proof,
+                description=request.description,
+                labels=request.labels,
+                identity=_identity("UploadCertificate", request),
+            ),
+        )
+        return self._message(certificate)
+
+    async def GetCertificate(self, request: pb.GetCertificateRequest, context: Context) -> certificate_pb2.Certificate:
+        return self._message(await self._do.certificates.get(the_caller(), parse_certificate_name(request.name)))
+
+    async def ListCertificates(
+        self, request: pb.ListCertificatesRequest, context: Context
+    ) -> pb.ListCertificatesResponse:
+        wanted = to_filter(request)
+        with_pem = request.view == pb.CERTIFICATE_VIEW_FULL
+        page = await self._do.certificates.list(
+            the_caller(),
+            wanted,
+            PageRequest(
+                request.page_size,
+                request.page_token,
+                list_hash("certificates", _without(request, "page_size", "page_token", "view").hex()),
+            ),
+        )
+        return pb.ListCertificatesResponse(
+            certificates=[self._message(certificate, with_pem=with_pem) for certificate in page.items],
+            next_page_token=page.next_token,
+        )
+
+    async def UpdateCertificate(
+        self, request: pb.UpdateCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        sent = request.certificate
+        certificate_id = parse_certificate_name(sent.name, "certificate.name")
+        changes = masked(request.update_mask, ("description", "labels"), sent)
+        certificate = await self._do.certificates.update(
+            the_caller(),
+            certificate_id,
+            description=sent.description if "description" in changes else None,
+            labels=sent.labels if "labels" in changes else None,
+        )
+        return self._message(certificate)
+
+    async def RevokeCertificate(
+        self, request: pb.RevokeCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        certificate = await self._do.certificates.revoke(
+            the_caller(),
+            parse_certificate_name(request.name),
+            REVOCATION_REASONS.to_domain(request.reason, "reason"),
+        )
+        return self._message(certificate)
+
+    async def RevokeUserCertificates(
+        self, request: pb.RevokeUserCertificatesRequest, context: Context
+    ) -> pb.RevokeUserCertificatesResponse:
+        count = await self._do.certificates.revoke_all(
+            the_caller(),
+            parse_user_name(request.user, "user"),
+            REVOCATION_REASONS.to_domain(request.reason, "reason"),
+        )
+        return pb.RevokeUserCertificatesResponse(revoked_count=count)
+
+    async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
+        question = _question(request, [check_resource(request.resource, "resource")])
+        return from_decision((await self._do.check.check(the_caller(), question))[0])
+
+    async def BatchCheckPermissions(
+        self, request: pb.BatchCheckPermissionsRequest, context: Context
+    ) -> pb.BatchCheckPermissionsResponse:
+        if not 1 <= len(request.resources) <= MAXIMUM_RESOURCES:
+            raise invalid_field("resources", f"must be 1 to {MAXIMUM_RESOURCES}, not {len(request.resources)}")
+        resources = [check_resource(name, f"resources.{index}") for index, name in enumerate(request.resources)]
+        decisions = await self._do.check.check(the_caller(), _question(request, resources))
+        return pb.BatchCheckPermissionsResponse(decisions=map(from_decision, decisions))
+
+    async def AddTrustAnchor(self, request: pb.AddTrustAnchorRequest, context: Context) -> certificate_pb2.TrustAnchor:
+        source = request.WhichOneof("certificate")
+        if source is None:
+            raise invalid_field("certificate", "must be pem or der")
+        anchor = await self._do.anchors.add(
+            the_caller(),
+            pem=request.pem if source == "pem" else None,
+            der=request.der if source == "der" else None,
+            display_name=request.display_name,
+        )
+        return from_anchor(anchor)
+
+    async def ListTrustAnchors(
+        self, request: pb.ListTrustAnchorsRequest, context: Context
+    ) -> pb.ListTrustAnchorsResponse:
+        wanted = PageRequest(request.page_size, request.page_token, list_hash("trust_anchors"))
+        page = await self._do.anchors.list(the_caller(), wanted)
+        return pb.ListTrustAnchorsResponse(trust_anchors=map(from_anchor, page.items), next_page_token=page.next_token)
+
+    async def RemoveTrustAnchor(self, request: pb.RemoveTrustAnchorRequest, context: Context) -> Empty:
+        await self._do.anchors.remove(the_caller(), parse_trust_anchor_name(request.name))
+        return Empty()
+
+    async def GetTrustBundle(self, request: pb.GetTrustBundleRequest, context: Context) -> pb.TrustBundle:
+        caller = the_caller_if_known()
+        bundle = await self._do.anchors.bundle()
+        shown = bundle.anchors if caller is not None and self._do.anchors.sees_anchors(caller) else ()
+        return pb.TrustBundle(
+            trust_domain=self._trust_domain,
+            authorities=map(_pem, bundle.authorities),
+            trust_anchors=map(_pem, shown),
+            read_time=to_timestamp(self._clock()),
+        )
+
+    def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
+        return from_certificate(certificate, now=self._clock(), own_chain=self._own_chain, with_pem=with_pem)
+
+
+def _pem(der: bytes) -> str:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode("ascii")
+
+
+def _question(
+    request: pb.CheckPermissionRequest | pb.BatchCheckPermissionsRequest, resources: list[str]
+) -> PeerQuestion:
+    """Raises InvalidArgument for a field that does not fit."""
+    if not 1 <= len(request.peer_certificate) <= _MAXIMUM_LEAF:
+        raise invalid_field("peer_certificate", f"must be the leaf's DER, of 1 to {_MAXIMUM_LEAF} bytes")
+    if len(request.peer_address) > _MAXIMUM_ADDRESS:
+        raise invalid_field("peer_address", f"must be an IP address, of at most {_MAXIMUM_ADDRESS} characters")
+    credentials = None
+    if request.HasField("basic_credentials"):
+        credentials = Credentials(request.basic_credentials.username, request.basic_credentials.password)
+    return PeerQuestion(
+        fingerprint=fingerprint(request.peer_certificate),
+        credentials=credentials,
+        permission=PERMISSIONS.to_domain(request.permission, "permission"),
+        resources=resources,
+        peer_address=request.peer_address,
+    )
+
+
+def _identity(method: str, request: pb.IssueCertificateRequest | pb.UploadCertificateRequest) -> RequestIdentity | None:
+    """What makes a retry the same request: everything but the id, and but the proof, which is dated."""
+    if not request.request_id:
+        return None
+    content = _without(request, "request_id", "possession_proof")
+    return RequestIdentity(method, check_request_id(request.request_id), hashlib.sha256(content).hexdigest())
+
+
+def _without(request: Message, *fields: str) -> bytes:
+    """A request as bytes that are the same for equal ones, less some fields."""
+    rest = copy.copy(request)
+    for field in fields:
+        if field in request.DESCRIPTOR.fields_by_name:
+            rest.ClearField(field)
+    return rest.SerializeToString(deterministic=True)

@@ -1,0 +1,141 @@
+"""Wires the parts together, for whoever runs them: the server, the first start, the offline recovery."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from handclasp.certificate_service.certificate_authority import Installation, open_installation
+from handclasp.certificate_service.listeners import ListenerCredentials
+from handclasp.certificate_service.passwords.checking import PasswordChecker
+from handclasp.certificate_service.passwords.hashing import Argon2
+from handclasp.certificate_service.passwords.throttle import PasswordThrottle
+from handclasp.certificate_service.settings import CertificateServiceSettings
+from handclasp.certificate_service.storage.database import Database, open_database
+from handclasp.certificate_service.storage.facts import FactsReader
+from handclasp.certificate_service.storage.migrate import migrate
+from handclasp.certificate_service.storage.users import find_password_hash
+from handclasp.certificate_service.use_cases.access import Access
+from handclasp.certificate_service.use_cases.access_profiles import AccessProfiles
+from handclasp.certificate_service.use_cases.authentication import Authenticator
+from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificate_service.use_cases.certificates import Certificates
+from handclasp.certificate_service.use_cases.check_permission import CheckPermission
+from handclasp.certificate_service.use_cases.denial_log import DenialLog
+from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
+from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
+from handclasp.certificate_service.use_cases.pages import PageTokens
+from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
+from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
+from handclasp.certificate_service.use_cases.users import Users
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that the service can do, on an open database."""
+
+    settings: CertificateServiceSettings
+    clock: Clock
+    database: Database
+    installation: Installation
+    listeners: ListenerCredentials
+    denials: DenialLog
+    authenticator: Authenticator
+    users: Users
+    profiles: AccessProfiles
+    certificates: Certificates
+    issue: IssueCertificate
+    upload: UploadCertificate
+    check: CheckPermission
+    anchors: TrustAnchors
+    explain: ExplainDecision
+
+
+@asynccontextmanager
+async def open_service(settings: CertificateServiceSettings, clock: Clock) -> AsyncIterator[Service]:
+    """Opens the database, brings it up to date, reads or makes the CA, and wires the use cases.
+
+    The data folder must be held by this process already.
+
+    Raises:
+        InstallationError, SchemaTooNewError, SQLAlchemyError
+    """
+    async with AsyncExitStack() as stack:
+        database = open_database(settings.url())
+        stack.push_async_callback(database.close)
+        await migrate(database)
+        installation = await open_installation(
+            database,
+            settings.data_dir / "keys",
+            trust_domain=settings.trust_domain,
+            passphrase=settings.passphrase(),
+            now=clock(),
+        )
+        argon2 = Argon2(concurrency=settings.password_checks)
+        stack.callback(argon2.close)
+        facts = FactsReader(database)
+        stack.push_async_callback(facts.close)
+        denials = DenialLog(database, settings.denials, clock)
+        stack.push_async_callback(denials.flush)
+
+        async def find_hash(user_id: str) -> str | None:
+            return await database.read(lambda snapshot: find_password_hash(snapshot, user_id))
+
+        passwords = PasswordChecker(
+            argon2,
+            PasswordThrottle(settings.throttle),
+            find_hash,
+            clock,
+            waiting_per_address=settings.password_checks_waiting,
+        )
+        authenticator = Authenticator(facts, passwords, denials, clock)
+        access = Access(denials, protect_administrators=settings.protect_administrators)
+        tokens = PageTokens(installation.page_token_key)
+
+        async def anchors_changed() -> None:
+            await listeners.reload_bundle()
+
+        anchors = TrustAnchors(
+            database, access, tokens, own=installation.certificates, changed=anchors_changed, clock=clock
+        )
+        listeners = ListenerCredentials(
+            installation,
+            names=settings.server_names,
+            lifetime=settings.server_certificate_lifetime,
+            read_bundle=anchors.bundle,
+            clock=clock,
+        )
+        await listeners.reload_bundle()
+        yield Service(
+            settings=settings,
+            clock=clock,
+            database=database,
+            installation=installation,
+            listeners=listeners,
+            denials=denials,
+            authenticator=authenticator,
+            users=Users(
+                database,
+                access,
+                tokens,
+                argon2,
+                passwords,
+                minimum_password_length=settings.minimum_password_length,
+                clock=clock,
+            ),
+            profiles=AccessProfiles(database, access, tokens, clock),
+            certificates=Certificates(database, access, tokens, clock),
+            issue=IssueCertificate(
+                database,
+                access,
+                installation.issuing,
+                trust_domain=settings.trust_domain,
+                maximum_lifetime=settings.maximum_lifetime,
+                clock=clock,
+            ),
+            upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
+            check=CheckPermission(facts, authenticator, access, denials, clock),
+            anchors=anchors,
+            explain=ExplainDecision(denials, access),
+        )

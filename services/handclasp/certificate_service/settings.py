@@ -1,0 +1,95 @@
+"""Settings of the certificate service: see `handclasp.transport.settings` for where they come from."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from handclasp.certificate_service.passwords.throttle import ThrottleLimits
+from handclasp.certificate_service.use_cases.denial_log import DenialLimits
+from handclasp.transport.logs import LogSettings
+from handclasp.transport.server import ServerLimits
+from handclasp.transport.settings import Port, Seconds, SectionSettings
+
+# A trust domain name of SPIFFE-ID, section 2.1, and no longer than a DNS name.
+_TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?", re.ASCII)
+
+
+class CertificateServiceSettings(SectionSettings):
+    """What can be set. Ports of 0 mean any free port."""
+
+    section: ClassVar[str] = "certificates"
+    model_config = SettingsConfigDict(
+        env_prefix="HANDCLASP_CERTIFICATES_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Field(
+        Path("handclasp-data"), description="Folder (0700) for keys, the embedded database and the first context file."
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="postgresql+psycopg://USER@HOST/NAME, or sqlite+aiosqlite:///FILE; SQLite in the data folder if"
+        " unset.",
+    )
+    key_passphrase: SecretStr | None = Field(None, description="Encrypts the CA keys, from the first start on.")
+    trust_domain: str = Field(
+        "handclasp.local", description="Stands in every certificate; fixed from the first start on."
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on for gRPC.")
+    tls_port: Port = Field(8442, description="Port of the one-way TLS listener: for people with passwords.")
+    mtls_port: Port = Field(8444, description="Port of the mutual TLS listener: for certificate holders.")
+    health_host: str = Field("127.0.0.1", description="Address to listen on for health over plain HTTP.")
+    health_port: Port = Field(8480, description="Port for health over plain HTTP: /livez and /readyz.")
+    server_names: tuple[str, ...] = Field(
+        ("localhost", "127.0.0.1", "::1"), description="DNS names and IP addresses in the server certificate."
+    )
+    server_certificate_lifetime: timedelta = Field(
+        timedelta(days=30), gt=timedelta(minutes=5), description="It is renewed at two thirds of it."
+    )
+
+    maximum_lifetime: timedelta = Field(
+        timedelta(days=90), ge=timedelta(minutes=1), description="The longest that an issued certificate may be valid."
+    )
+    protect_administrators: bool = Field(
+        True,
+        description="Nobody gives credentials or profiles to a user who holds an administrative permission that they"
+        " lack.",
+    )
+    minimum_password_length: Annotated[int, Field(ge=8, le=128)] = 12
+    password_checks: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="How many passwords are hashed at once; each takes 19 MiB."
+    )
+    password_checks_waiting: Annotated[int, Field(ge=1)] = Field(
+        16, description="How many password checks may wait at once for one address."
+    )
+    throttle: ThrottleLimits = Field(default_factory=ThrottleLimits, description="How password guessing is slowed.")
+    denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
+    request_retention: timedelta = Field(timedelta(days=7), description="How long a request_id is remembered.")
+
+    limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up, each listener.")
+    grace: Seconds = Field(10.0, description="For running calls, when the service is told to stop.")
+    ready_file: Path | None = Field(None, description="Written when the service is ready: JSON with its ports.")
+    log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
+
+    @field_validator("trust_domain")
+    @classmethod
+    def _is_trust_domain(cls, value: str) -> str:
+        if _TRUST_DOMAIN.fullmatch(value) is None:
+            raise ValueError("must be a name of lower-case letters, digits, '.', '-' and '_', such as example.org")
+        return value
+
+    def url(self) -> str:
+        """The database's URL; may hold a password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{(self.data_dir / 'handclasp.db').absolute()}"
+
+    def passphrase(self) -> bytes | None:
+        """The passphrase of the CA keys."""
+        return None if self.key_passphrase is None else self.key_passphrase.get_secret_value().encode()

@@ -1,0 +1,154 @@
+"""The database: opened by URL, read in snapshots, written by group commit.
+
+SQLite has one writer at a time and syncs its log at each commit; PostgreSQL syncs at each commit, too. Concurrent
+calls that write therefore share transactions: see `group_commit.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import Executable, Result, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from handclasp.certificate_service.storage.group_commit import GroupCommit
+from handclasp.errors import HandclaspError, Reason, Unavailable
+
+T = TypeVar("T")
+
+# Marks SQLite connections that are to see each commit at once. SQLAlchemy's own AUTOCOMMIT would, when such a
+# connection is given back, have the driver begin transactions by itself again.
+_NO_BEGIN = "handclasp_no_begin"
+
+# How long SQLite waits for a lock held by another process, such as a backup.
+_SQLITE_BUSY_SECONDS = 10
+
+
+class Snapshot:
+    """Reads within one transaction: all see the same state."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        """Runs a query."""
+        return await self._connection.execute(statement, parameters)
+
+
+class Transaction(Snapshot):
+    """Reads and writes that are committed together, or not at all."""
+
+    wrote = False
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        """Runs a statement that changes something."""
+        self.wrote = True
+        return await self._connection.execute(statement, parameters)
+
+
+class Database:
+    """Both engines and the group commit; made by `open_database`."""
+
+    def __init__(self, readers: AsyncEngine, writer: AsyncEngine, *, autocommit: Mapping[str, Any], batch: int) -> None:
+        self._readers = readers
+        self._writer = writer
+        self._autocommit = autocommit
+        self._commits = GroupCommit(self._writer, Transaction, batch=batch)
+
+    @property
+    def writer(self) -> AsyncEngine:
+        """For migrations."""
+        return self._writer
+
+    def reader(self) -> AsyncConnection:
+        """A connection of one's own, not yet connected, on which each query sees what is committed by then."""
+        return self._readers.execution_options(**self._autocommit).connect()
+
+    async def read(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """Runs `work` on a snapshot. It sees every write that returned before."""
+        async with self._readers.begin() as connection:
+            return await work(Snapshot(connection))
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs `work` in a transaction that may be shared with others, and returns once it is on disk.
+
+        `work` may be run again, from its beginning and in a transaction of its own, if the shared one did not work out;
+        it must have no effects but through its argument. A typed error it raises undoes it, and is raised here.
+        """
+        return await self._commits.submit(work)
+
+    async def close(self) -> None:
+        await self._commits.close()
+        await self._readers.dispose()
+        if self._writer is not self._readers:
+            await self._writer.dispose()
+
+
+def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
+    """A database by SQLAlchemy URL: `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`. Connects when used.
+
+    Args:
+        batch: how many writes may share a commit.
+        readers: how many snapshots may be read at once; more wait.
+
+    Raises:
+        ValueError: the URL is of another kind.
+    """
+    kind = make_url(url).get_backend_name()
+    if kind == "sqlite":
+        return Database(
+            _sqlite_engine(url, "BEGIN", size=readers),
+            _sqlite_engine(url, "BEGIN IMMEDIATE", size=1),
+            autocommit={_NO_BEGIN: True},
+            batch=batch,
+        )
+    if kind == "postgresql":
+        engine = create_async_engine(
+            url, pool_size=readers + 2, max_overflow=0, pool_pre_ping=True, hide_parameters=True
+        )
+        snapshots = engine.execution_options(isolation_level="REPEATABLE READ")
+        return Database(snapshots, engine, autocommit={"isolation_level": "AUTOCOMMIT"}, batch=batch)
+    raise ValueError(f"a database of the kind '{kind}' is not supported; use sqlite+aiosqlite or postgresql+psycopg")
+
+
+def migration_engine(url: str) -> AsyncEngine:
+    """An engine for one-off work."""
+    return create_async_engine(url, poolclass=NullPool, hide_parameters=True)
+
+
+def storage_error(error: Exception) -> HandclaspError | None:
+    """What callers are told when the database fails; None if the error is not the database's."""
+    if isinstance(error, DBAPIError | PoolTimeoutError | SQLAlchemyError):
+        return Unavailable(
+            Reason.STORAGE_UNAVAILABLE,
+            "the certificate service cannot use its database right now; try again, and if it lasts have its operator"
+            " look at the service's log",
+        )
+    return None
+
+
+def _sqlite_engine(url: str, begin: str, *, size: int) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_reset_on_return=None, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def on_connect(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
+        # Left to itself, the driver begins transactions when it sees fit; `on_begin` does it instead.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {_SQLITE_BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # In WAL mode only FULL syncs at each commit: what was acknowledged survives a power cut.
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: Any) -> None:
+        if not connection.get_execution_options().get(_NO_BEGIN):
+            connection.exec_driver_sql(begin)
+
+    return engine

@@ -1,0 +1,182 @@
+"""Reads what decisions depend on.
+
+Calls that wait at the same time share one query, and each sees all that was committed before it asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.decisions import CertificateFacts, PeerFacts, UserFacts
+from handclasp.certificate_service.domain.permissions import Grant, Permission, ProfileGrant
+from handclasp.certificate_service.domain.users import UserState
+from handclasp.certificate_service.storage.database import Database, Snapshot
+from handclasp.certificate_service.storage.schema import certificates, grants, trust_anchors, user_profiles, users
+
+_BATCH = 128
+
+_user_columns = (users.c.id.label("user_id"), users.c.state, grants.c.profile_id, grants.c.permission, grants.c.pattern)
+_with_grants = users.outerjoin(user_profiles, user_profiles.c.user_id == users.c.id).outerjoin(
+    grants, grants.c.profile_id == user_profiles.c.profile_id
+)
+
+_by_user = select(*_user_columns).select_from(_with_grants).where(users.c.id.in_(bindparam("keys", expanding=True)))
+
+_by_fingerprint = (
+    select(
+        certificates.c.id.label("certificate_id"),
+        certificates.c.fingerprint,
+        certificates.c.not_before,
+        certificates.c.trusted_until,
+        certificates.c.revoke_time,
+        certificates.c.revocation_reason,
+        certificates.c.revoked_by,
+        certificates.c.anchor_fingerprint,
+        trust_anchors.c.id.label("anchor_id"),
+        *_user_columns,
+    )
+    .select_from(
+        certificates.join(_with_grants, certificates.c.user_id == users.c.id).outerjoin(
+            trust_anchors, trust_anchors.c.fingerprint == certificates.c.anchor_fingerprint
+        )
+    )
+    .where(certificates.c.fingerprint.in_(bindparam("keys", expanding=True)))
+)
+
+
+class FactsReader:
+    """Facts of peers by fingerprint and of users by id, over connections of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._peers = _Queue(database, _by_fingerprint, "fingerprint")
+        self._users = _Queue(database, _by_user, "user_id")
+
+    async def peer(self, fingerprint: str) -> PeerFacts | None:
+        """The certificate on file with that fingerprint, and its user."""
+        rows = await self._peers.rows(fingerprint)
+        return _peer_facts(rows) if rows else None
+
+    async def user(self, user_id: str) -> UserFacts | None:
+        rows = await self._users.rows(user_id)
+        return _user_facts(rows) if rows else None
+
+    async def close(self) -> None:
+        await self._peers.close()
+        await self._users.close()
+
+
+async def user_facts(snapshot: Snapshot, user_ids: Iterable[str]) -> dict[str, UserFacts]:
+    """The same within a transaction, by user id; unknown users are left out."""
+    return {
+        key: _user_facts(rows)
+        for key, rows in _grouped(await snapshot.fetch(_by_user, {"keys": list(user_ids)}), "user_id").items()
+    }
+
+
+class _Queue:
+    """Keys that wait for the next run of one query."""
+
+    def __init__(self, database: Database, query: Select[Any], key_column: str) -> None:
+        self._database = database
+        self._query = query
+        self._key_column = key_column
+        self._waiting: dict[str, asyncio.Future[list[Row[Any]]]] = {}
+        self._connection: AsyncConnection | None = None
+        self._loop: asyncio.Task[None] | None = None
+
+    async def rows(self, key: str) -> list[Row[Any]]:
+        future = self._waiting.get(key)
+        if future is None:
+            # A query that runs already may have read before the caller asked, so a key is only ever joined to one that
+            # has not begun.
+            future = self._waiting[key] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._run(), name=f"facts by {self._key_column}")
+        # Shielded, because others may wait for the same one.
+        return await asyncio.shield(future)
+
+    async def close(self) -> None:
+        while self._loop is not None:
+            await self._loop
+        await self._disconnect()
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                keys = list(self._waiting)[:_BATCH]
+                batch = {key: self._waiting.pop(key) for key in keys}
+                try:
+                    found = await self._read(keys)
+                except Exception as error:  # noqa: BLE001 - raised where the facts were asked for
+                    await self._disconnect()
+                    for future in batch.values():
+                        future.set_exception(error)
+                        future.exception()  # whoever asked may have left; then nobody else looks at it
+                else:
+                    for key, future in batch.items():
+                        future.set_result(found.get(key, []))
+        finally:
+            self._loop = None
+
+    async def _read(self, keys: list[str]) -> dict[str, list[Row[Any]]]:
+        if self._connection is None:
+            connection = self._database.reader()
+            await connection.start()
+            self._connection = connection
+        return _grouped(await self._connection.execute(self._query, {"keys": keys}), self._key_column)
+
+    async def _disconnect(self) -> None:
+        if self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        try:
+            await connection.invalidate()
+            await connection.close()
+        except SQLAlchemyError:
+            # It is given up because it failed; that closing it fails too says nothing new.
+            return
+
+
+def _grouped(rows: Iterable[Row[Any]], key_column: str) -> dict[str, list[Row[Any]]]:
+    found: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in rows:
+        found[getattr(row, key_column)].append(row)
+    return found
+
+
+def _user_facts(rows: list[Row[Any]]) -> UserFacts:
+    first = rows[0]
+    held = tuple(
+        sorted(
+            ProfileGrant(row.profile_id, Grant(Permission(row.permission), row.pattern))
+            for row in rows
+            if row.permission is not None
+        )
+    )
+    return UserFacts(first.user_id, first.state == UserState.ACTIVE, held)
+
+
+def _peer_facts(rows: list[Row[Any]]) -> PeerFacts:
+    first = rows[0]
+    revocation = None
+    if first.revoke_time is not None:
+        revocation = Revocation(first.revoke_time, RevocationReason(first.revocation_reason), first.revoked_by)
+    return PeerFacts(
+        CertificateFacts(
+            id=first.certificate_id,
+            fingerprint=first.fingerprint,
+            not_before=first.not_before,
+            trusted_until=first.trusted_until,
+            revocation=revocation,
+            anchor_removed=first.anchor_fingerprint is not None and first.anchor_id is None,
+        ),
+        _user_facts(rows),
+    )

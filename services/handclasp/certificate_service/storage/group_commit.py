@@ -1,0 +1,111 @@
+"""Group commit: writes that wait at the same time share one transaction, and so one sync of the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from handclasp.errors import HandclaspError
+
+T = TypeVar("T")
+
+
+class Writes(Protocol):
+    """What a piece of work gets; `wrote` tells whether it has changed anything."""
+
+    wrote: bool
+
+
+W = TypeVar("W", bound=Writes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[W]):
+    work: Callable[[W], Awaitable[Any]]
+    done: asyncio.Future[Any]
+
+
+class GroupCommit(Generic[W]):
+    """Runs submitted work, one piece after the other, in as few transactions as the load allows.
+
+    While one transaction commits, the next pieces queue up, and then share the next one. If a piece fails after it has
+    changed something, or the database does, the whole transaction is rolled back and each of its pieces is run again in
+    a transaction of its own: so nobody pays for another's failure with more than time.
+    """
+
+    def __init__(self, engine: AsyncEngine, transaction: Callable[[AsyncConnection], W], *, batch: int) -> None:
+        self._engine = engine
+        self._transaction = transaction
+        self._batch = batch
+        self._waiting: list[_Job[W]] = []
+        self._loop: asyncio.Task[None] | None = None
+
+    async def submit(self, work: Callable[[W], Awaitable[T]]) -> T:
+        """Runs `work` and returns its result once it is committed.
+
+        A caller that is cancelled while its work waits takes it back; once begun, it is carried through.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Job(work, done))
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._run(), name="group commit")
+        return await done
+
+    async def close(self) -> None:
+        """Carries through what waits."""
+        while self._loop is not None:
+            await self._loop
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                jobs = [job for job in self._waiting[: self._batch] if not job.done.cancelled()]
+                del self._waiting[: self._batch]
+                if not await self._together(jobs):
+                    for job in jobs:
+                        await self._alone(job)
+        finally:
+            self._loop = None
+
+    async def _together(self, jobs: list[_Job[W]]) -> bool:
+        """Whether all went into one transaction; if not, none did."""
+        if len(jobs) < 2:
+            return not jobs
+        results: list[tuple[_Job[W], Any, HandclaspError | None]] = []
+        try:
+            async with self._engine.begin() as connection:
+                for job in jobs:
+                    transaction = self._transaction(connection)
+                    try:
+                        results.append((job, await job.work(transaction), None))
+                    except HandclaspError as error:
+                        if transaction.wrote:
+                            raise
+                        results.append((job, None, error))
+        except Exception:  # noqa: BLE001 - whatever it was shows again, to the one it belongs to, in `_alone`
+            return False
+        for job, result, refusal in results:
+            _settle(job.done, result, refusal)
+        return True
+
+    async def _alone(self, job: _Job[W]) -> None:
+        try:
+            async with self._engine.begin() as connection:
+                result = await job.work(self._transaction(connection))
+        except Exception as error:  # noqa: BLE001 - raised where the work was submitted
+            _settle(job.done, None, error)
+        else:
+            _settle(job.done, result, None)
+
+
+def _settle(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if done.cancelled():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)

@@ -1,0 +1,48 @@
+"""What holds for the whole installation, and the CAs' certificates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import insert, select
+
+from handclasp.certificate_service.storage.database import Snapshot, Transaction
+from handclasp.certificate_service.storage.schema import authorities, installation
+
+TRUST_DOMAIN = "trust_domain"
+PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105 - the name of a row, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRecord:
+    """A CA of ours: its certificate, and the name of the file in the key folder that has its key."""
+
+    role: str
+    der: bytes = field(repr=False)
+    key_file: str
+    create_time: datetime
+
+
+async def read_installation(snapshot: Snapshot) -> dict[str, str]:
+    return {row.name: row.value for row in await snapshot.fetch(select(installation))}
+
+
+async def add_installation(transaction: Transaction, values: dict[str, str]) -> None:
+    await transaction.execute(insert(installation), [{"name": key, "value": value} for key, value in values.items()])
+
+
+async def read_authorities(snapshot: Snapshot) -> dict[str, AuthorityRecord]:
+    """By role."""
+    return {
+        row.role: AuthorityRecord(row.role, row.der, row.key_file, row.create_time)
+        for row in await snapshot.fetch(select(authorities))
+    }
+
+
+async def add_authority(transaction: Transaction, record: AuthorityRecord) -> None:
+    await transaction.execute(
+        insert(authorities).values(
+            role=record.role, der=record.der, key_file=record.key_file, create_time=record.create_time
+        )
+    )

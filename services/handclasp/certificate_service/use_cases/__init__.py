@@ -1,0 +1,1 @@
+"""What callers can have done, a module for each subject: authorize, check, act in one transaction, log."""

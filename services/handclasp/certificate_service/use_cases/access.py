@@ -1,0 +1,108 @@
+"""Who may do what within this service. The same rules hold for callers by password and by certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from handclasp.certificate_service.domain.decisions import UserFacts, Verdict, judge_grants
+from handclasp.certificate_service.domain.identifiers import decision_name, user_name
+from handclasp.certificate_service.domain.permissions import ADMINISTRATIVE, Grant, Permission, lacking
+from handclasp.certificate_service.domain.visibility import Visible, visible_by
+from handclasp.certificate_service.use_cases.caller import Caller
+from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
+from handclasp.errors import PermissionDenied, Reason
+
+
+class Access:
+    """Answers from the caller's grants; records each refusal.
+
+    Args:
+        protect_administrators: nobody gives credentials or profiles to a user who holds an administrative permission
+            that they lack, nor hands out one.
+    """
+
+    def __init__(self, denials: DenialLog, *, protect_administrators: bool) -> None:
+        self._denials = denials
+        self._protect = protect_administrators
+
+    def allows(self, caller: Caller, permission: Permission, resource: str) -> bool:
+        return judge_grants(caller.facts, permission, resource).allowed
+
+    def require(self, caller: Caller, permission: Permission, resource: str) -> None:
+        """Raises PermissionDenied, ACCESS_DENIED, unless a grant of the caller's allows it."""
+        verdict = judge_grants(caller.facts, permission, resource)
+        if not verdict.allowed:
+            raise self._denied(caller, verdict, permission, resource)
+
+    def manages(self, caller: Caller, user_id: str) -> bool:
+        """Whether the caller may manage that user's certificates."""
+        resource = user_name(user_id)
+        return self.allows(caller, Permission.USER_MANAGEMENT, resource) or (
+            caller.user_id == user_id and self.allows(caller, Permission.MANAGE_PERSONAL_SETUP, resource)
+        )
+
+    def require_manages(self, caller: Caller, user_id: str) -> None:
+        """Raises PermissionDenied, ACCESS_DENIED, unless the caller may manage that user's certificates."""
+        if self.manages(caller, user_id):
+            return
+        own = caller.user_id == user_id
+        permission = Permission.MANAGE_PERSONAL_SETUP if own else Permission.USER_MANAGEMENT
+        resource = user_name(user_id)
+        raise self._denied(caller, judge_grants(caller.facts, permission, resource), permission, resource)
+
+    def managed_users(self, caller: Caller) -> Visible:
+        """The users whose certificates the caller may manage."""
+        visible = visible_by(caller.grants, Permission.USER_MANAGEMENT, "users")
+        return visible.also(caller.user_id) if self.manages(caller, caller.user_id) else visible
+
+    def record_hidden(self, caller: Caller, permission: Permission, resource: str) -> None:
+        """Records that something was hidden from the caller, who is told that it does not exist."""
+        verdict = judge_grants(caller.facts, permission, resource)
+        if not verdict.allowed:
+            self._record(caller, verdict, permission, resource)
+
+    def protect(self, caller: Caller, target: UserFacts) -> None:
+        """Raises PermissionDenied, ADMINISTRATOR_PROTECTED, if the target holds an administrative permission that the
+        caller lacks."""
+        self._check_administrative(
+            caller, (item.grant for item in target.grants), f"{user_name(target.id)} holds", user_name(target.id)
+        )
+
+    def protect_handing_out(self, caller: Caller, grants: Iterable[Grant], resource: str) -> None:
+        """Raises PermissionDenied, ADMINISTRATOR_PROTECTED, if an administrative permission among those to be given is
+        one that the caller lacks."""
+        self._check_administrative(caller, grants, "this would hand out", resource)
+
+    def _check_administrative(self, caller: Caller, grants: Iterable[Grant], what: str, resource: str) -> None:
+        if not self._protect:
+            return
+        missing = lacking(caller.grants, (grant for grant in grants if grant.permission in ADMINISTRATIVE))
+        if not missing:
+            return
+        first = missing[0]
+        verdict = judge_grants(caller.facts, first.permission, first.pattern)
+        decision = self._record(caller, verdict, first.permission, resource)
+        raise PermissionDenied(
+            Reason.ADMINISTRATOR_PROTECTED,
+            f"{what} the administrative permission {first}, which you lack; ask somebody who has it",
+            metadata={"decision": decision},
+        )
+
+    def _denied(self, caller: Caller, verdict: Verdict, permission: Permission, resource: str) -> PermissionDenied:
+        return PermissionDenied(
+            Reason.ACCESS_DENIED,
+            f"{caller.user or 'the caller'} lacks the permission {permission} on {resource}; ask for an access profile"
+            " that grants it",
+            metadata={"decision": self._record(caller, verdict, permission, resource)},
+        )
+
+    def _record(self, caller: Caller, verdict: Verdict, permission: Permission, resource: str) -> str:
+        subject = Subject(
+            user_id=caller.user_id,
+            certificate_id=caller.certificate_id,
+            permission=permission,
+            resource=resource,
+            peer_address=caller.address,
+            fingerprint=caller.fingerprint,
+        )
+        return decision_name(self._denials.record(verdict, subject))

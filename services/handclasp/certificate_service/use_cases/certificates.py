@@ -1,0 +1,158 @@
+"""Reads, lists, edits and revokes certificates on file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+
+from handclasp.certificate_service.domain.certificates import (
+    MAXIMUM_DESCRIPTION,
+    Certificate,
+    CertificateFilter,
+    Revocation,
+    RevocationReason,
+    check_labels,
+)
+from handclasp.certificate_service.domain.identifiers import certificate_name, not_found, user_name
+from handclasp.certificate_service.domain.permissions import Permission
+from handclasp.certificate_service.domain.users import check_text
+from handclasp.certificate_service.storage.certificates import (
+    find_certificate,
+    list_certificates,
+    revoke_certificate,
+    revoke_certificates_of,
+    save_annotations,
+)
+from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.users import find_user
+from handclasp.certificate_service.use_cases.access import Access
+from handclasp.certificate_service.use_cases.caller import Caller, Clock
+from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.errors import NotFound, Reason
+
+_LOG = structlog.get_logger(__name__)
+
+
+class Certificates:
+    """Certificates on file, as far as the caller may see them."""
+
+    def __init__(self, database: Database, access: Access, tokens: PageTokens, clock: Clock) -> None:
+        self._database = database
+        self._access = access
+        self._tokens = tokens
+        self._clock = clock
+
+    async def get(self, caller: Caller, certificate_id: str) -> Certificate:
+        """Raises NotFound, CERTIFICATE_NOT_FOUND."""
+        return await self._database.read(lambda snapshot: self._find(snapshot, caller, certificate_id))
+
+    async def list(self, caller: Caller, wanted: CertificateFilter, request: PageRequest) -> Page[Certificate]:
+        """Raises InvalidArgument for the page size or the page token."""
+        after = self._tokens.after(caller, request)
+        visible = self._access.managed_users(caller)
+        found = await self._database.read(
+            lambda snapshot: list_certificates(
+                snapshot, visible, wanted, now=self._clock(), after=after, limit=limit(request)
+            )
+        )
+        return self._tokens.page(caller, request, found, lambda certificate: certificate.id)
+
+    async def update(
+        self,
+        caller: Caller,
+        certificate_id: str,
+        *,
+        description: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Certificate:
+        """Changes what is not None.
+
+        Raises:
+            NotFound: CERTIFICATE_NOT_FOUND.
+            InvalidArgument: a text that does not fit.
+        """
+
+        async def work(transaction: Transaction) -> Certificate:
+            found = await self._find(transaction, caller, certificate_id)
+            changed = replace(
+                found,
+                description=found.description
+                if description is None
+                else check_text(description, "certificate.description", maximum=MAXIMUM_DESCRIPTION),
+                labels=found.labels if labels is None else check_labels(labels, "certificate.labels"),
+                update_time=self._clock(),
+            )
+            await save_annotations(transaction, changed)
+            return changed
+
+        changed = await self._database.write(work)
+        _LOG.info("certificate_updated", certificate=certificate_name(certificate_id), by=caller.user)
+        return changed
+
+    async def revoke(self, caller: Caller, certificate_id: str, reason: RevocationReason) -> Certificate:
+        """Revokes for good; a revoked one stays as it is.
+
+        Raises:
+            NotFound: CERTIFICATE_NOT_FOUND.
+        """
+        revocation = Revocation(self._clock(), reason, caller.user_id)
+
+        async def work(transaction: Transaction) -> tuple[Certificate, int]:
+            await self._find(transaction, caller, certificate_id)
+            count = await revoke_certificate(transaction, certificate_id, revocation)
+            return await self._find(transaction, caller, certificate_id), count
+
+        certificate, count = await self._database.write(work)
+        if count:
+            _LOG.info(
+                "certificate_revoked",
+                certificate=certificate_name(certificate_id),
+                user=user_name(certificate.user_id),
+                serial=certificate.serial,
+                reason=reason.value,
+                by=caller.user,
+                with_certificate=certificate_name(caller.certificate_id),
+                peer_address=caller.address,
+            )
+        return certificate
+
+    async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> int:
+        """Revokes all certificates of a user and returns how many that were.
+
+        Raises:
+            PermissionDenied: the caller does not manage that user's certificates.
+            NotFound: USER_NOT_FOUND.
+        """
+        self._access.require_manages(caller, user_id)
+        revocation = Revocation(self._clock(), reason, caller.user_id)
+
+        async def work(transaction: Transaction) -> int:
+            if await find_user(transaction, user_id) is None:
+                raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
+            return await revoke_certificates_of(transaction, user_id, revocation)
+
+        count = await self._database.write(work)
+        _LOG.info(
+            "certificates_revoked",
+            user=user_name(user_id),
+            count=count,
+            reason=reason.value,
+            by=caller.user,
+            with_certificate=certificate_name(caller.certificate_id),
+            peer_address=caller.address,
+        )
+        return count
+
+    async def _find(self, snapshot: Snapshot, caller: Caller, certificate_id: str) -> Certificate:
+        found = await find_certificate(snapshot, certificate_id)
+        if found is not None and self._access.manages(caller, found.user_id):
+            return found
+        if found is not None:
+            self._access.record_hidden(caller, Permission.USER_MANAGEMENT, user_name(found.user_id))
+        raise certificate_not_found(certificate_id)
+
+
+def certificate_not_found(certificate_id: str) -> NotFound:
+    return not_found(Reason.CERTIFICATE_NOT_FOUND, certificate_name(certificate_id))

@@ -1,0 +1,122 @@
+"""Decides, for a relying party, whether its peer may do something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from handclasp.certificate_service.domain.decisions import Verdict, decide, judge_certificate
+from handclasp.certificate_service.domain.identifiers import (
+    certificate_name,
+    decision_name,
+    new_id,
+    user_name,
+)
+from handclasp.certificate_service.domain.permissions import Permission
+from handclasp.certificate_service.storage.facts import FactsReader
+from handclasp.certificate_service.use_cases.access import Access
+from handclasp.certificate_service.use_cases.authentication import Authenticator
+from handclasp.certificate_service.use_cases.caller import Caller, Clock, Credentials
+from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
+
+_LOG = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerQuestion:
+    """May whoever presented that leaf, and perhaps those credentials, do this to each of those resources?"""
+
+    fingerprint: str
+    credentials: Credentials | None
+    permission: Permission
+    resources: Sequence[str]
+    peer_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer for one resource."""
+
+    id: str
+    verdict: Verdict
+    user_id: str
+    certificate_id: str
+    permission: Permission
+    resource: str
+    time: datetime
+
+
+class CheckPermission:
+    """Answers from what is committed at the moment of asking; nothing is cached."""
+
+    def __init__(
+        self, facts: FactsReader, authenticator: Authenticator, access: Access, denials: DenialLog, clock: Clock
+    ) -> None:
+        self._facts = facts
+        self._authenticator = authenticator
+        self._access = access
+        self._denials = denials
+        self._clock = clock
+
+    async def check(self, caller: Caller, question: PeerQuestion) -> list[Decision]:
+        """One decision for each resource, in their order, all at one moment.
+
+        Raises:
+            PermissionDenied: the caller is no relying party for one of the resources.
+            ResourceExhausted: PASSWORD_CHECKS_BUSY.
+        """
+        for resource in question.resources:
+            self._access.require(caller, Permission.AUTHORIZE_PEERS, resource)
+        facts = await self._facts.peer(question.fingerprint)
+        outcome = None
+        if facts is not None and judge_certificate(facts, self._clock()) is None and question.credentials is not None:
+            # Throttled by the peer's address; a relying party that does not say it shares one among all its peers.
+            address = question.peer_address or f"by {caller.user_id}"
+            outcome = await self._authenticator.credentials_outcome(question.credentials, facts.user.id, address)
+            # Checking a password takes a while, in which the certificate may have been revoked.
+            facts = await self._facts.peer(question.fingerprint)
+        now = self._clock()
+        decisions = []
+        for resource in question.resources:
+            verdict = decide(facts, outcome, question.permission, resource, now)
+            subject = Subject(
+                user_id=facts.user.id if facts else "",
+                certificate_id=facts.certificate.id if facts else "",
+                permission=question.permission,
+                resource=resource,
+                relying_party=caller.user_id,
+                peer_address=question.peer_address,
+                fingerprint=question.fingerprint,
+            )
+            decision_id = new_id(now) if verdict.allowed else self._denied(verdict, subject)
+            decisions.append(
+                Decision(
+                    decision_id,
+                    verdict,
+                    subject.user_id,
+                    subject.certificate_id,
+                    question.permission,
+                    resource,
+                    now,
+                )
+            )
+        return decisions
+
+    def _denied(self, verdict: Verdict, subject: Subject) -> str:
+        decision_id = self._denials.record(verdict, subject)
+        _LOG.info(
+            "peer_denied",
+            decision=decision_name(decision_id),
+            reason=verdict.reason.value,
+            user=user_name(subject.user_id),
+            certificate=certificate_name(subject.certificate_id),
+            permission=subject.permission,
+            resource=subject.resource,
+            relying_party=user_name(subject.relying_party),
+            peer_address=subject.peer_address,
+            fingerprint=subject.fingerprint,
+        )
+        return decision_id

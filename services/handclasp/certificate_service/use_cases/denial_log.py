@@ -1,0 +1,137 @@
+"""Keeps denials so that they can be explained: in memory at once, in the database a little later, in batches.
+
+Equal denials within a window share one record and one id, so a flood of them costs one row. A flood of different ones
+is bounded, too: past a limit they are recorded by reason only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+import structlog
+
+from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
+from handclasp.certificate_service.domain.denials import Denial
+from handclasp.certificate_service.domain.identifiers import new_id
+from handclasp.certificate_service.domain.permissions import Permission
+from handclasp.certificate_service.storage.database import Database
+from handclasp.certificate_service.storage.denials import find_denial, save_denials
+from handclasp.certificate_service.use_cases.caller import Clock
+
+_LOG = structlog.get_logger(__name__)
+
+_OVERFLOW_RULE = "one of many different denials at once, which are recorded together; the first one's rule: "
+
+
+@dataclass(frozen=True, slots=True)
+class DenialLimits:
+    """How denials are kept.
+
+    Attributes:
+        keep: how many records the database keeps; the oldest go first.
+        window: how long equal denials are counted in one record.
+        open_records: how many different denials may be counted at once; further ones are recorded by reason only.
+        flush_interval: how long a denial waits at most before it is written. A crash loses those that wait.
+    """
+
+    keep: int = 100_000
+    window: timedelta = timedelta(seconds=60)
+    open_records: int = 1_000
+    flush_interval: timedelta = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who was denied what; see `Denial` for what each means."""
+
+    user_id: str = ""
+    certificate_id: str = ""
+    permission: Permission | None = None
+    resource: str = ""
+    relying_party: str = ""
+    peer_address: str = ""
+    fingerprint: str = ""
+
+
+_Key: TypeAlias = tuple[DecisionReason, Subject]
+
+
+class DenialLog:
+    """Records denials; `run` writes them."""
+
+    def __init__(self, database: Database, limits: DenialLimits, clock: Clock) -> None:
+        self._database = database
+        self._limits = limits
+        self._clock = clock
+        self._open: dict[_Key, Denial] = {}
+        self._unwritten: set[_Key] = set()
+
+    def record(self, verdict: Verdict, subject: Subject) -> str:
+        """Records a denial and returns the id under which it can be explained."""
+        now = self._clock()
+        key = (verdict.reason, subject)
+        known = self._open.get(key)
+        if known is None and len(self._open) >= self._limits.open_records:
+            key = (verdict.reason, Subject())
+            known = self._open.get(key)
+            verdict = replace(verdict, rule=_OVERFLOW_RULE + verdict.rule)
+        if known is None:
+            known = _new_denial(verdict, key[1], now)
+        else:
+            known = replace(known, count=known.count + 1, last_time=now)
+        self._open[key] = known
+        self._unwritten.add(key)
+        return known.id
+
+    async def explain(self, decision_id: str) -> Denial | None:
+        """The record with that id, if it is kept."""
+        for denial in self._open.values():
+            if denial.id == decision_id:
+                return denial
+        return await self._database.read(lambda snapshot: find_denial(snapshot, decision_id))
+
+    async def run(self) -> None:
+        """Writes what was recorded, until cancelled."""
+        while True:
+            await asyncio.sleep(self._limits.flush_interval.total_seconds())
+            try:
+                await self.flush()
+            except Exception as error:  # noqa: BLE001 - they stay in memory, bounded, and are tried again
+                _LOG.warning("denials_not_written", waiting=len(self._unwritten), error=type(error).__name__)
+
+    async def flush(self) -> None:
+        """Writes now what was recorded, and closes the records whose window is over."""
+        keys, self._unwritten = self._unwritten, set()
+        records = [self._open[key] for key in keys]
+        if records:
+            try:
+                await self._database.write(
+                    lambda transaction: save_denials(transaction, records, keep=self._limits.keep)
+                )
+            except BaseException:
+                self._unwritten |= keys
+                raise
+        before = self._clock() - self._limits.window
+        for key in [key for key, denial in self._open.items() if denial.first_time < before]:
+            if key not in self._unwritten:
+                del self._open[key]
+
+
+def _new_denial(verdict: Verdict, subject: Subject, now: datetime) -> Denial:
+    return Denial(
+        id=new_id(now),
+        reason=verdict.reason,
+        rule=verdict.rule,
+        user_id=subject.user_id,
+        certificate_id=subject.certificate_id,
+        permission=subject.permission,
+        resource=subject.resource,
+        relying_party=subject.relying_party,
+        peer_address=subject.peer_address,
+        fingerprint=subject.fingerprint,
+        first_time=now,
+        last_time=now,
+    )

@@ -1,0 +1,1 @@
+"""Keys, requests and certificates: pure functions over `cryptography`, without I/O and without a clock of their own."""

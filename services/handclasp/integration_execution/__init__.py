@@ -1,0 +1,1 @@
+"""The execution server: runs integrations for whoever presents a client certificate that may."""

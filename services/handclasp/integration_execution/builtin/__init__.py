@@ -1,0 +1,1 @@
+"""The integrations that the execution server ships with."""

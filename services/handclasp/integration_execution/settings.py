@@ -1,0 +1,53 @@
+"""Settings of the execution server: see `handclasp.transport.settings` for where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from handclasp.transport.logs import LogSettings
+from handclasp.transport.server import ServerLimits
+from handclasp.transport.settings import Port, Seconds, SectionSettings
+
+
+class ExecutionSettings(SectionSettings):
+    """What can be set: by arguments, `HANDCLASP_EXECUTIONS_*`, or `[executions]` in the settings file."""
+
+    section: ClassVar[str] = "executions"
+
+    model_config = SettingsConfigDict(
+        env_prefix="HANDCLASP_EXECUTIONS_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on for gRPC.")
+    port: Port = Field(8443, description="Port of the gRPC listener: mutual TLS.")
+    health_host: str = Field("127.0.0.1", description="Address to listen on for health over plain HTTP.")
+    health_port: Port = Field(8481, description="Port for health over plain HTTP: /livez and /readyz.")
+
+    certificate_service: str = Field(
+        "localhost:8444",
+        description="The certificate service's mutual TLS listener, as host:port; its certificate must name the host.",
+    )
+    ca_file: Path = Field(description="PEM of the CA that the certificate service's server certificate chains to.")
+    identity_cert: Path = Field(
+        description="PEM of this server's own certificate, and then its intermediates. It is the server certificate "
+        "here and the client certificate at the certificate service, so it must allow both serverAuth and clientAuth."
+    )
+    identity_key: Path = Field(description="PEM of its private key, not encrypted; mode 0600.")
+
+    reload_trust: bool = Field(True, description="Follow changes of the trust bundle while running.")
+    reload_interval: Seconds = Field(2.0, description="Between readings of the trust bundle.")
+    decision_timeout: Seconds = Field(5.0, description="For one question to the certificate service.")
+
+    integrations_folder: Path | None = Field(None, description="Every *.py in it is loaded at start.")
+    disabled_integrations: frozenset[str] = Field(
+        frozenset(), description="`name`, or `name@version`, of integrations that cannot be run here."
+    )
+
+    limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up.")
+    grace: Seconds = Field(10.0, description="For running calls, when the server is told to stop.")
+    ready_file: Path | None = Field(None, description="Written when the server is ready: JSON with its ports.")
+    log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")

@@ -1,0 +1,209 @@
+"""The one place where calls are admitted and errors become statuses.
+
+gRPC hands an interceptor no context, so it wraps the handlers. Methods that the server does not have are answered with
+UNIMPLEMENTED by gRPC itself, before anything here runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc.aio import AbortError
+
+from handclasp.errors import HandclaspError, Internal, InvalidArgument, Reason, Unimplemented
+from handclasp.errors.status import DETAILS_KEY, status_code
+from handclasp.transport.peer import Peer, read_peer
+from handclasp.transport.trailers import fitting_details, fitting_message
+
+Admit = Callable[[str, Peer], Awaitable[object]]
+"""Takes the full method name (`/package.Service/Method`) and the peer; raises a typed error, or returns the caller.
+
+The caller may be of any type. If it has a `user`, refusals are logged with it."""
+
+Translate = Callable[[Exception], HandclaspError | None]
+"""Turns an exception that a service foresees, a database that is down for example, into a typed error."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+"""Methods that need no more than the listener's TLS."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    peer: Peer
+    caller: object
+
+
+# gRPC runs each call in a task of its own, and so in a context of its own: what is set here ends with the call.
+_current: ContextVar[_Call] = ContextVar("handclasp_call")
+
+
+def current_peer() -> Peer:
+    """The peer of the call that is being handled. LookupError outside of one."""
+    return _current.get().peer
+
+
+def current_caller() -> object:
+    """What `admit` returned for the call that is being handled. LookupError outside of one."""
+    return _current.get().caller
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Admits each call, runs its handler, and answers with a status that holds no more than it should.
+
+    Requests are logged neither here nor elsewhere. Each refusal is one line in the log.
+
+    Args:
+        admit: decides who may call which method; its caller object is there for the handler as `current_caller()`.
+        translate: asked about each exception that is no typed error; None from it means that it was not foreseen.
+    """
+
+    def __init__(self, admit: Admit, translate: Translate | None = None) -> None:
+        self._admit = admit
+        self._translate = translate
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(OPEN_PREFIXES):
+            return handler
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(method, handler))
+        return known[1]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        parse = None if handler.request_streaming else handler.request_deserializer
+
+        async def unary(request: Any, context: Context) -> Any:
+            return await self._guard(method, context, _respond(behaviour, parse, request, context))
+
+        async def stream(request: Any, context: Context) -> None:
+            await self._guard(method, context, _write_responses(behaviour, parse, request, context))
+
+        # A unary request is parsed only after its sender is admitted, and here rather than in gRPC, which answers
+        # bytes that do not parse with INTERNAL.
+        serializer = handler.response_serializer
+        if handler.request_streaming:
+            if handler.response_streaming:
+                return grpc.stream_stream_rpc_method_handler(stream, handler.request_deserializer, serializer)
+            return grpc.stream_unary_rpc_method_handler(unary, handler.request_deserializer, serializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(stream, None, serializer)
+        return grpc.unary_unary_rpc_method_handler(unary, None, serializer)
+
+    async def _guard(self, method: str, context: Context, responding: Callable[[], Awaitable[Any]]) -> Any:
+        peer: Peer | None = None
+        caller: object = None
+        try:
+            peer = read_peer(context)
+            caller = await self._admit(method, peer)
+            _current.set(_Call(peer, caller))
+            return await responding()
+        except AbortError:
+            raise
+        except asyncio.CancelledError as error:
+            if _cancelled_from_outside():
+                raise
+            # A handler that ends like this by itself would leave the client waiting until its deadline.
+            refusal: HandclaspError = self._unforeseen(method, error)
+        except HandclaspError as error:
+            refusal = error
+        except Exception as error:  # noqa: BLE001 the last line before the wire: nothing may pass it with its text
+            refusal = (self._translate(error) if self._translate else None) or self._unforeseen(method, error)
+        _log_refusal(method, refusal, peer, caller)
+        trailer = ((DETAILS_KEY, fitting_details(refusal)),)
+        return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
+
+    def _unforeseen(self, method: str, error: BaseException) -> Internal:
+        """The caller gets an id to quote, the log gets the exception."""
+        incident = secrets.token_hex(4)
+        _log.error("unforeseen error", method=method, incident=incident, exc_info=error)
+        return Internal(
+            Reason.INTERNAL,
+            f"an error on the server; its log has the details under {incident}",
+            metadata={"incident": incident},
+        )
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether somebody asked for this call to be cancelled: the client, a deadline, a server that stops."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _respond(
+    behaviour: Any, parse: Callable[[bytes], Any] | None, request: Any, context: Context
+) -> Callable[[], Awaitable[Any]]:
+    async def respond() -> Any:
+        if not inspect.iscoroutinefunction(behaviour):
+            raise _not_implemented()
+        return await behaviour(_parsed(parse, request), context)
+
+    return respond
+
+
+def _write_responses(
+    behaviour: Any, parse: Callable[[bytes], Any] | None, request: Any, context: Context
+) -> Callable[[], Awaitable[None]]:
+    # Responses are written by a coroutine even if the handler is a generator: gRPC hangs the client when a generator
+    # that is blocked in a write is cancelled.
+    async def write_responses() -> None:
+        if inspect.isasyncgenfunction(behaviour):
+            responses: AsyncIterator[Any] = behaviour(_parsed(parse, request), context)
+            async for response in responses:
+                await context.write(response)
+        elif inspect.iscoroutinefunction(behaviour):
+            await behaviour(_parsed(parse, request), context)
+        else:
+            raise _not_implemented()
+
+    return write_responses
+
+
+def _parsed(parse: Callable[[bytes], Any] | None, request: Any) -> Any:
+    if parse is None:
+        return request
+    try:
+        return parse(request)
+    except DecodeError:
+        raise InvalidArgument(
+            Reason.REQUEST_MALFORMED,
+            "the request is not a protobuf message of this method's type; generate the client from the same protos",
+        ) from None
+
+
+def _not_implemented() -> Unimplemented:
+    """Handlers are coroutines; what is not one is the generated base class's, which implements nothing."""
+    return Unimplemented(Reason.METHOD_UNKNOWN, "this server does not implement the method; call another version of it")
+
+
+def _log_refusal(method: str, refusal: HandclaspError, peer: Peer | None, caller: object) -> None:
+    fields: Iterable[tuple[str, str | None]] = (
+        ("user", getattr(caller, "user", None)),
+        ("peer", peer.address if peer else None),
+        ("fingerprint", peer.fingerprint if peer else None),
+        ("decision", refusal.metadata.get("decision")),
+        ("incident", refusal.metadata.get("incident")),
+    )
+    known = {name: value for name, value in fields if value}
+    _log.info("refused", method=method, status=status_code(refusal).name, reason=refusal.reason, **known)

@@ -1,0 +1,96 @@
+"""Runs servers until they are told to stop, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc
+import structlog
+from grpc_health.v1.health import aio as health_aio
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class StopRequests:
+    """What asks a process to stop. The first request is for a graceful stop, a second one for a stop at once."""
+
+    def __init__(self) -> None:
+        self._graceful = asyncio.Event()
+        self._at_once = asyncio.Event()
+
+    def request(self) -> None:
+        """Asks for a stop, or after the first time for a stop at once."""
+        if self._graceful.is_set():
+            self._at_once.set()
+        self._graceful.set()
+
+    @property
+    def requested(self) -> bool:
+        """Whether a stop has been asked for."""
+        return self._graceful.is_set()
+
+    async def wait(self) -> None:
+        """Returns after the first request."""
+        await self._graceful.wait()
+
+    async def wait_at_once(self) -> None:
+        """Returns after the second request."""
+        await self._at_once.wait()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """While inside, SIGINT and SIGTERM are requests. Main thread only."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.request)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+async def run_until_stopped(
+    servers: Sequence[grpc.aio.Server],
+    healths: Sequence[health_aio.HealthServicer],
+    stop: StopRequests,
+    *,
+    grace: float,
+) -> None:
+    """Waits for a request to stop, and then stops servers that were started before.
+
+    Health says NOT_SERVING first, so that clients go elsewhere; then no new calls are taken and running ones have
+    `grace` seconds to end. What is left gets UNAVAILABLE. If this is cancelled, the servers are stopped at once.
+    """
+    try:
+        await stop.wait()
+        _log.info("stopping", grace=grace)
+        for health in healths:
+            await health.enter_graceful_shutdown()
+        await _stop_gracefully(servers, stop, grace)
+    finally:
+        # Without grace: for whoever was impatient, and for a cancelled caller. Harmless if all is stopped.
+        await _stop(servers, None)
+    _log.info("stopped")
+
+
+async def _stop_gracefully(servers: Sequence[grpc.aio.Server], stop: StopRequests, grace: float) -> None:
+    """Returns when the servers have stopped, or somebody has become impatient."""
+    stopping = asyncio.create_task(_stop(servers, grace))
+    impatience = asyncio.create_task(stop.wait_at_once())
+    try:
+        await asyncio.wait({stopping, impatience}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        impatience.cancel()
+    if stopping.done():
+        await stopping
+    else:
+        _log.warning("stopping at once, on a second request")
+
+
+async def _stop(servers: Sequence[grpc.aio.Server], grace: float | None) -> None:
+    await asyncio.gather(*(server.stop(grace) for server in servers))

@@ -1,0 +1,144 @@
+"""Logging: structlog over the standard library's, set up once, by the process's main."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REDACTED = "[redacted]"
+
+_SECRET_KEY = re.compile(
+    r"password|passwd|passphrase|secret|private_?key|key_pem|authorization|credential|cookie|api_?key|access_token",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|\bBasic [A-Za-z0-9+/]{4,}={0,2}"
+    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)",
+    re.DOTALL,
+)
+
+
+class LogFormat(StrEnum):
+    KEY_VALUE = "key_value"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Where the log goes and what it looks like.
+
+    Args:
+        format: a line of `key=value` pairs, or a JSON object, for each event.
+        level: the lowest level that is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR`.
+        file: a file (mode 0600) that is rotated; standard error if None.
+        max_bytes: of the file, before it is rotated.
+        backups: how many rotated files are kept.
+    """
+
+    format: LogFormat = LogFormat.KEY_VALUE
+    level: str = "INFO"
+    file: Path | None = None
+    max_bytes: int = 16 * 1024 * 1024
+    backups: int = 5
+
+
+def set_up_logging(settings: LogSettings) -> None:
+    """Sends everything that the process logs, by structlog or by `logging`, to one place in one form."""
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *before,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=before,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+            if settings.format is LogFormat.JSON
+            else _render_key_values,
+        ],
+    )
+    handler: logging.Handler
+    if settings.file is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = _PrivateRotatingFileHandler(
+            settings.file, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
+        )
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(settings.level)
+    # uvicorn tells of each start and stop at INFO, and gRPC's own logger of polling.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "grpc"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replaces what looks like a secret, by its key or by its form. The last line of defence, and not the first one:
+    code that logs is to leave secrets out."""
+    return {key: _redacted(key, value) for key, value in event.items()}
+
+
+def _redacted(key: str, value: Any) -> Any:
+    if _SECRET_KEY.search(key):
+        return REDACTED
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return _SECRET_VALUE.sub(REDACTED, value)
+    if isinstance(value, Mapping):
+        return {str(name): _redacted(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted("", item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _SECRET_VALUE.sub(REDACTED, str(value))
+
+
+_render_pairs = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
+
+
+def _render_key_values(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """One line for the event; a traceback follows on indented lines, to be read by people."""
+    traceback = event.pop("exception", None)
+    line = _render_pairs(logger, method, event).replace("\r", "\\r")
+    if traceback is None:
+        return line
+    return line + "".join(f"\n    {text}" for text in str(traceback).splitlines())
+
+
+class _PrivateRotatingFileHandler(RotatingFileHandler):
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.fdopen(descriptor, "a", encoding=self.encoding)

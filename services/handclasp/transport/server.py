@@ -1,0 +1,103 @@
+"""A gRPC server with limits, health and reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one server lets its clients take up. Times are in seconds, sizes in bytes.
+
+    Args:
+        handshake_timeout: for the TLS handshake. gRPC's own default of two minutes lets half-open connections pile up.
+        connection_idle: after which a connection without calls is closed.
+        max_connections: at once, those in their handshake included.
+        max_concurrent_streams: calls at once on one connection.
+        maximum_concurrent_rpcs: calls at once on the server; more are refused with RESOURCE_EXHAUSTED.
+        max_request_length: of one message, after decompression.
+        max_metadata_size: of all metadata of one call.
+        keepalive: between pings on a connection; one that does not answer is cut after `ping_timeout`.
+        ping_timeout: for the answer to a ping.
+        max_connection_age: after which clients are asked to connect anew, and so to shake hands anew; None: never.
+        max_connection_age_grace: for the calls that run when that age is reached. Without it streams would run on.
+    """
+
+    handshake_timeout: float = 5.0
+    connection_idle: float = 300.0
+    max_connections: int = 2000
+    max_concurrent_streams: int = 200
+    maximum_concurrent_rpcs: int | None = 1000
+    max_request_length: int = 4 * 1024 * 1024
+    max_metadata_size: int = 16 * 1024
+    keepalive: float = 30.0
+    ping_timeout: float = 10.0
+    max_connection_age: float | None = None
+    max_connection_age_grace: float = 30.0
+
+
+def server_options(limits: ServerLimits) -> list[tuple[str, Any]]:
+    """The limits as gRPC channel arguments, `maximum_concurrent_rpcs` excepted, which is none."""
+    options: list[tuple[str, Any]] = [
+        # gRPC shares ports by default, and then a stale process silently takes half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_timeout)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.connection_idle)),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        ("grpc.max_receive_message_length", limits.max_request_length),
+        ("grpc.max_metadata_size", limits.max_metadata_size),
+        ("grpc.absolute_max_metadata_size", limits.max_metadata_size),
+        ("grpc.keepalive_time_ms", _milliseconds(limits.keepalive)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(limits.ping_timeout)),
+        # Keepalive alone was seen not to cut dead peers; these two make it do so.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(limits.ping_timeout)),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Clients may look for a dead server as often as this; by default gRPC sends them away for it.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+    if limits.max_connection_age is not None:
+        options += [
+            ("grpc.max_connection_age_ms", _milliseconds(limits.max_connection_age)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(limits.max_connection_age_grace)),
+        ]
+    return options
+
+
+def make_server(interceptor: grpc.aio.ServerInterceptor, limits: ServerLimits) -> grpc.aio.Server:
+    """A server without ports and services. Must be called within the event loop that will run it."""
+    return grpc.aio.server(
+        interceptors=[interceptor],
+        options=server_options(limits),
+        maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs,
+    )
+
+
+def add_health_and_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> health_aio.HealthServicer:
+    """Adds both services, and reflection for the named ones. Anybody may call them whom the listener's TLS lets in.
+
+    The servicer says SERVING for the server as a whole; `set_serving` says it for each service.
+    """
+    servicer = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(names, server)
+    return servicer
+
+
+async def set_serving(servicer: health_aio.HealthServicer, service_names: Sequence[str], *, serving: bool) -> None:
+    """Sets the status of the server as a whole and of each service."""
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", *service_names):
+        await servicer.set(name, status)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,201 @@
+"""An execution server on real ports, and beside it a certificate service that answers as a test tells it to.
+
+The certificate service is played by a real gRPC server over mutual TLS; only its decisions are the test's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography import x509
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from handclasp.authorization.v1 import decision_pb2
+from handclasp.certificates.v1 import certificate_service_pb2 as messages
+from handclasp.certificates.v1.certificate_service_pb2_grpc import (
+    CertificateServiceServicer,
+    add_CertificateServiceServicer_to_server,
+)
+from handclasp.integration_execution.main import serve
+from handclasp.integration_execution.settings import ExecutionSettings
+from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
+from handclasp.transport.files import write_secret
+from handclasp.transport.lifecycle import StopRequests
+from handclasp.transport.server import ServerLimits, server_options
+from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, Issued, OutsideCA
+
+Reason = decision_pb2.DecisionReason.ValueType
+ALLOWED = decision_pb2.DECISION_REASON_ALLOWED
+PERMISSION_MISSING = decision_pb2.DECISION_REASON_PERMISSION_MISSING
+UNKNOWN_CERTIFICATE = decision_pb2.DECISION_REASON_UNKNOWN_CERTIFICATE
+
+
+@dataclass
+class ScriptedCertificateService(CertificateServiceServicer):
+    """Knows leaves by their DER; what each may is a test's to say."""
+
+    authorities: list[str]
+    trust_anchors: list[str] = field(default_factory=list)
+    reasons: dict[bytes, Reason] = field(default_factory=dict)
+    granted: dict[bytes, set[str]] = field(default_factory=dict)
+    failure: grpc.StatusCode | None = None
+    delay: float = 0.0
+    checked: list[messages.CheckPermissionRequest] = field(default_factory=list)
+    batches: list[messages.BatchCheckPermissionsRequest] = field(default_factory=list)
+    bundles_read: int = 0
+
+    async def CheckPermission(self, request: messages.CheckPermissionRequest, context: Any) -> decision_pb2.Decision:
+        self.checked.append(request)
+        await self._misbehave(context)
+        return self._decide(request, request.resource)
+
+    async def BatchCheckPermissions(
+        self, request: messages.BatchCheckPermissionsRequest, context: Any
+    ) -> messages.BatchCheckPermissionsResponse:
+        self.batches.append(request)
+        await self._misbehave(context)
+        decisions = [self._decide(request, resource) for resource in request.resources]
+        return messages.BatchCheckPermissionsResponse(decisions=decisions)
+
+    async def GetTrustBundle(self, request: messages.GetTrustBundleRequest, context: Any) -> messages.TrustBundle:
+        await self._misbehave(context)
+        self.bundles_read += 1
+        return messages.TrustBundle(
+            trust_domain="example.test", authorities=self.authorities, trust_anchors=self.trust_anchors
+        )
+
+    async def _misbehave(self, context: Any) -> None:
+        await asyncio.sleep(self.delay)
+        if self.failure is not None:
+            await context.abort(self.failure, "told to fail")
+
+    def _decide(
+        self, request: messages.CheckPermissionRequest | messages.BatchCheckPermissionsRequest, resource: str
+    ) -> decision_pb2.Decision:
+        reason = self.reasons.get(request.peer_certificate, UNKNOWN_CERTIFICATE)
+        granted = self.granted.get(request.peer_certificate)
+        if reason == ALLOWED and granted is not None and resource not in granted:
+            reason = decision_pb2.DECISION_REASON_RESOURCE_NOT_GRANTED
+        now = Timestamp(seconds=int(datetime(2030, 1, 1).timestamp()))  # noqa: DTZ001 any moment will do
+        decision = decision_pb2.Decision(
+            name="decisions/d1",
+            allowed=reason == ALLOWED,
+            reason=reason,
+            rule="as the test says",
+            user="users/alice",
+            permission=request.permission,
+            resource=resource,
+            decide_time=now,
+        )
+        if reason == decision_pb2.DECISION_REASON_CREDENTIALS_THROTTLED:
+            decision.retry_time.FromSeconds(now.seconds + 7)
+        return decision
+
+
+@dataclass
+class Pair:
+    """Both services, and what it takes to call them."""
+
+    service: ScriptedCertificateService
+    ca: OutsideCA
+    alice: Issued
+    port: int
+    health_port: int
+    stack: AsyncExitStack
+
+    async def stub(self, client: Issued | None = None) -> IntegrationServiceStub:
+        """Over a connection of its own, so that each has a handshake of its own."""
+        channel = await self.stack.enter_async_context(self.channel(client or self.alice))
+        return IntegrationServiceStub(channel)
+
+    def channel(self, client: Issued | None) -> grpc.aio.Channel:
+        pair = (client.key_pem.encode(), client.pem.encode()) if client else (None, None)
+        credentials = grpc.ssl_channel_credentials(self.ca.pem.encode(), *pair)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options)
+
+
+def server_leaf(ca: OutsideCA, name: str) -> Issued:
+    """A certificate for both sides of TLS on this machine."""
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    return ca.issue(name, purposes=(SERVER_AUTH, CLIENT_AUTH), alternative=names)
+
+
+@asynccontextmanager
+async def certificate_service(ca: OutsideCA, port: int = 0) -> AsyncIterator[tuple[ScriptedCertificateService, int]]:
+    """The scripted service on a port of its own."""
+    service = ScriptedCertificateService(authorities=[ca.pem])
+    server = grpc.aio.server(options=server_options(ServerLimits()))
+    add_CertificateServiceServicer_to_server(service, server)
+    leaf = server_leaf(ca, "certificates")
+    credentials = grpc.ssl_server_credentials(
+        [(leaf.key_pem.encode(), leaf.pem.encode())], ca.pem.encode(), require_client_auth=True
+    )
+    bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
+    await server.start()
+    try:
+        yield service, bound
+    finally:
+        await server.stop(None)
+
+
+def execution_settings(folder: Path, ca: OutsideCA, service_port: int, **more: Any) -> ExecutionSettings:
+    """Settings of a server whose files are in the folder."""
+    identity = server_leaf(ca, "executions")
+    (folder / "ca.pem").write_text(ca.pem)
+    (folder / "identity.pem").write_text(identity.pem)
+    if not (folder / "identity-key.pem").exists():
+        write_secret(folder / "identity-key.pem", identity.key_pem.encode())
+    values: dict[str, Any] = {
+        "port": 0,
+        "health_port": 0,
+        "certificate_service": f"127.0.0.1:{service_port}",
+        "ca_file": folder / "ca.pem",
+        "identity_cert": folder / "identity.pem",
+        "identity_key": folder / "identity-key.pem",
+        "reload_interval": 0.1,
+        "ready_file": folder / "ready.json",
+        "grace": 2,
+    }
+    return ExecutionSettings(**values | more)
+
+
+async def wait_until_ready(ready_file: Path, serving: asyncio.Task[None]) -> dict[str, Any]:
+    """What the ready file says, as soon as it is there."""
+    while not ready_file.exists():
+        if serving.done():
+            await serving
+            raise AssertionError("the server stopped before it was ready")
+        await asyncio.sleep(0.01)
+    ready: dict[str, Any] = json.loads(ready_file.read_text())
+    return ready
+
+
+@asynccontextmanager
+async def running_pair(folder: Path, **more: Any) -> AsyncIterator[Pair]:
+    """Both services, with alice allowed everything."""
+    ca = OutsideCA("Test CA")
+    alice = ca.issue("alice")
+    async with AsyncExitStack() as stack:
+        service, service_port = await stack.enter_async_context(certificate_service(ca))
+        service.reasons[alice.der] = ALLOWED
+        settings = execution_settings(folder, ca, service_port, **more)
+        stop = StopRequests()
+        serving = asyncio.create_task(serve(settings, stop))
+        try:
+            assert settings.ready_file is not None
+            ready = await wait_until_ready(settings.ready_file, serving)
+            async with AsyncExitStack() as channels:
+                yield Pair(service, ca, alice, ready["port"], ready["health_port"], channels)
+        finally:
+            stop.request()
+            await serving

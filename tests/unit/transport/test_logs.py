@@ -1,0 +1,115 @@
+"""What the log looks like, and what never gets into it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from handclasp.transport.logs import REDACTED, LogFormat, LogSettings, redact, set_up_logging
+from tests.support.outside_ca import OutsideCA
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    # Handlers are closed when they are replaced, and these are pytest's.
+    root.handlers = []
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def log_to(path: Path, log_format: LogFormat) -> structlog.stdlib.BoundLogger:
+    set_up_logging(LogSettings(format=log_format, file=path))
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("handclasp.tests")
+    return logger
+
+
+def test_key_values_are_one_line_even_of_hostile_text(tmp_path: Path) -> None:
+    log_to(tmp_path / "log", LogFormat.KEY_VALUE).info("refused", name="a\nlevel=error b", peer="192.0.2.7")
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert 'name="a\\nlevel=error b"' in line
+    assert "event=refused" in line
+    assert "peer=192.0.2.7" in line
+
+
+def test_json_lines_parse_and_hold_the_libraries_too(tmp_path: Path) -> None:
+    logger = log_to(tmp_path / "log", LogFormat.JSON)
+    logger.info("one", count=3)
+    logging.getLogger("some.library").warning("two %s", "words")
+    first, second = (json.loads(line) for line in (tmp_path / "log").read_text().splitlines())
+    assert (first["event"], first["count"], first["level"]) == ("one", 3, "info")
+    assert (second["event"], second["logger"]) == ("two words", "some.library")
+
+
+def test_a_traceback_is_indented_below_its_event(tmp_path: Path) -> None:
+    logger = log_to(tmp_path / "log", LogFormat.KEY_VALUE)
+    try:
+        raise RuntimeError("it broke")
+    except RuntimeError:
+        logger.exception("failed")
+    first, *rest = (tmp_path / "log").read_text().splitlines()
+    assert "event=failed" in first
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
+    assert rest[-1].strip() == "RuntimeError: it broke"
+
+
+def test_the_file_is_for_its_owner_only_also_after_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    set_up_logging(LogSettings(file=path, max_bytes=200, backups=1))
+    for number in range(10):
+        logging.getLogger("tests").warning("event number %d", number)
+    assert (tmp_path / "log.1").exists()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["password", "old_password", "Authorization", "private_key_pem", "key_pem", "passphrase", "basic_credentials"],
+)
+def test_values_of_secret_names_are_replaced(key: str) -> None:
+    assert redact(None, "info", {key: "hunter2"}) == {key: REDACTED}
+    assert redact(None, "info", {"request": {"inner": [{key: "hunter2"}]}}) == {"request": {"inner": [{key: REDACTED}]}}
+
+
+def test_values_that_look_like_secrets_are_replaced() -> None:
+    key = OutsideCA().issue().key_pem
+    event = redact(
+        None,
+        "info",
+        {
+            "event": f"before {key} after",
+            "header": "Basic YWxpY2U6c2VjcmV0",
+            "url": "postgresql://user:hunter2@host/db",
+            "fine": "BASIC education",
+            "count": 3,
+        },
+    )
+    assert event == {
+        "event": f"before {REDACTED}\n after",
+        "header": REDACTED,
+        "url": f"postgresql://{REDACTED}@host/db",
+        "fine": "BASIC education",
+        "count": 3,
+    }
+
+
+def test_a_secret_in_a_traceback_is_replaced(tmp_path: Path) -> None:
+    logger = log_to(tmp_path / "log", LogFormat.JSON)
+    try:
+        raise RuntimeError(OutsideCA().issue().key_pem)
+    except RuntimeError:
+        logger.exception("failed")
+    text = (tmp_path / "log").read_text()
+    assert "PRIVATE KEY" not in text
+    assert REDACTED in text
