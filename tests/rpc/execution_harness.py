@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from cryptography import x509
@@ -33,7 +33,7 @@ from handclasp.transport.lifecycle import StopRequests
 from handclasp.transport.server import ServerLimits, server_options
 from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, Issued, OutsideCA
 
-Reason = decision_pb2.DecisionReason.ValueType
+Reason: TypeAlias = "decision_pb2.DecisionReason.ValueType"
 ALLOWED = decision_pb2.DECISION_REASON_ALLOWED
 PERMISSION_MISSING = decision_pb2.DECISION_REASON_PERMISSION_MISSING
 UNKNOWN_CERTIFICATE = decision_pb2.DECISION_REASON_UNKNOWN_CERTIFICATE
@@ -53,12 +53,14 @@ class ScriptedCertificateService(CertificateServiceServicer):
     batches: list[messages.BatchCheckPermissionsRequest] = field(default_factory=list)
     bundles_read: int = 0
 
-    async def CheckPermission(self, request: messages.CheckPermissionRequest, context: Any) -> decision_pb2.Decision:
+    async def CheckPermission(  # noqa: N802
+        self, request: messages.CheckPermissionRequest, context: Any
+    ) -> decision_pb2.Decision:
         self.checked.append(request)
         await self._misbehave(context)
         return self._decide(request, request.resource)
 
-    async def BatchCheckPermissions(
+    async def BatchCheckPermissions(  # noqa: N802
         self, request: messages.BatchCheckPermissionsRequest, context: Any
     ) -> messages.BatchCheckPermissionsResponse:
         self.batches.append(request)
@@ -66,7 +68,11 @@ class ScriptedCertificateService(CertificateServiceServicer):
         decisions = [self._decide(request, resource) for resource in request.resources]
         return messages.BatchCheckPermissionsResponse(decisions=decisions)
 
-    async def GetTrustBundle(self, request: messages.GetTrustBundleRequest, context: Any) -> messages.TrustBundle:
+    async def GetTrustBundle(  # noqa: N802
+        self,
+        request: messages.GetTrustBundleRequest,  # noqa: ARG002
+        context: Any,
+    ) -> messages.TrustBundle:
         await self._misbehave(context)
         self.bundles_read += 1
         return messages.TrustBundle(
@@ -133,7 +139,7 @@ def server_leaf(ca: OutsideCA, name: str) -> Issued:
 @asynccontextmanager
 async def certificate_service(ca: OutsideCA, port: int = 0) -> AsyncIterator[tuple[ScriptedCertificateService, int]]:
     """The scripted service on a port of its own."""
-    service = ScriptedCertificateService(authorities=[ca.pem])
+    service = ScriptedCertificateService(authorities=[ca.pem])  # type: ignore[abstract] # only what is called here
     server = grpc.aio.server(options=server_options(ServerLimits()))
     add_CertificateServiceServicer_to_server(service, server)
     leaf = server_leaf(ca, "certificates")
@@ -169,14 +175,23 @@ def execution_settings(folder: Path, ca: OutsideCA, service_port: int, **more: A
     return ExecutionSettings(**values | more)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns as soon as it is so; the test's own time limit ends it if it never is."""
+    while not condition():  # noqa: ASYNC110 what is waited for is in files and other servers
+        await asyncio.sleep(0.01)
+
+
 async def wait_until_ready(ready_file: Path, serving: asyncio.Task[None]) -> dict[str, Any]:
     """What the ready file says, as soon as it is there."""
-    while not ready_file.exists():
-        if serving.done():
-            await serving
-            raise AssertionError("the server stopped before it was ready")
-        await asyncio.sleep(0.01)
-    ready: dict[str, Any] = json.loads(ready_file.read_text())
+
+    def ready_or_failed() -> bool:
+        return ready_file.exists() or serving.done()
+
+    await until(ready_or_failed)
+    if serving.done():
+        await serving
+        raise AssertionError("the server stopped before it was ready")
+    ready: dict[str, Any] = json.loads(await asyncio.to_thread(ready_file.read_text))
     return ready
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import urllib.error
 import urllib.request
@@ -42,14 +43,17 @@ from tests.rpc.execution_harness import (
     certificate_service,
     execution_settings,
     running_pair,
+    until,
     wait_until_ready,
 )
 from tests.support.outside_ca import OutsideCA
 
+NEWER_REASON: Any = 99
+
 PLUGINS = """
 import asyncio
-from pydantic import BaseModel, Field
-from handclasp.authoring import integration
+from pydantic import BaseModel, Field, model_serializer, model_validator
+from handclasp.authoring import JsonObject, integration
 from handclasp.transport.interceptor import current_peer
 
 class Wish(BaseModel):
@@ -108,6 +112,41 @@ async def gives_middle(value: Wish) -> Gift:
 @integration(name="t.nan", version="1.0.0")
 async def nan(value: Wish) -> Gift:
     return Gift(number=float("nan"))
+
+@integration(name="t.surrogate", version="1.0.0")
+async def surrogate(value: Wish) -> JsonObject:
+    return JsonObject(text="\\ud800")
+
+@integration(name="t.huge", version="1.0.0")
+async def huge(value: Wish) -> JsonObject:
+    return JsonObject(number=10**5000)
+
+@integration(name="t.keys", version="1.0.0")
+async def keys(value: Wish) -> JsonObject:
+    return JsonObject(inner={1: 2})
+
+@integration(name="t.other-type", version="1.0.0")
+async def other_type(value: Wish) -> Gift:
+    return {"number": 1}
+
+class NoObject(BaseModel):
+    @model_serializer
+    def as_list(self) -> list[int]:
+        return [1]
+
+@integration(name="t.list", version="1.0.0")
+async def a_list(value: Wish) -> NoObject:
+    return NoObject()
+
+class Picky(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def look(cls, value: dict) -> dict:
+        raise KeyError("the secret recipe")
+
+@integration(name="t.picky", version="1.0.0")
+async def picky(value: Picky) -> Gift:
+    return Gift()
 
 @integration(name="t.peer", version="1.0.0")
 async def peer(value: Wish) -> Gift:
@@ -232,7 +271,7 @@ async def test_a_no_is_told_coarsely(
 
 
 async def test_a_decision_of_a_newer_service_is_a_no(pair: Pair) -> None:
-    pair.service.reasons[pair.alice.der] = 99  # type: ignore[assignment] # as a newer proto would have it
+    pair.service.reasons[pair.alice.der] = NEWER_REASON
     stub = await pair.stub()
     assert type(await refusal(stub.ExecuteIntegration(execute("echo")))) is PermissionDenied
 
@@ -325,8 +364,8 @@ async def test_get_shows_the_schemas(pair: Pair) -> None:
     found = await stub.GetIntegration(messages.GetIntegrationRequest(name="integrations/orders.summarize"))
     assert found.enabled
     assert found.timeout.seconds == 30
-    assert "orders" in found.input_schema["properties"]
-    assert "totals" in found.output_schema["properties"]
+    assert "orders" in MessageToDict(found.input_schema)["properties"]
+    assert "totals" in MessageToDict(found.output_schema)["properties"]
 
 
 async def test_list_shows_what_the_caller_may_run_in_pages(pair: Pair) -> None:
@@ -381,7 +420,7 @@ async def test_bad_names_are_refused(pair: Pair, name: str) -> None:
 
 async def test_bytes_that_are_no_request_are_an_invalid_argument(pair: Pair) -> None:
     async with pair.channel(pair.alice) as channel:
-        call = channel.unary_unary("/handclasp.integrations.v1.IntegrationService/ExecuteIntegration")
+        call: Any = channel.unary_unary("/handclasp.integrations.v1.IntegrationService/ExecuteIntegration")
         error = await refusal(call(b"\xff\xff\xff"))
     assert type(error) is InvalidArgument
     assert error.reason == "REQUEST_MALFORMED"
@@ -408,9 +447,21 @@ async def test_very_many_faults_still_reach_the_client(pair: Pair) -> None:
 
 async def test_what_fails_is_aborted_without_its_text(pair: Pair) -> None:
     stub = await pair.stub()
-    for name in ("t.fails", "t.cancels-itself", "t.exits", "t.nan"):
-        error = await refusal(stub.ExecuteIntegration(execute(name), timeout=5))
-        assert type(error) is Aborted
+    names = (
+        "t.fails",
+        "t.cancels-itself",
+        "t.exits",
+        "t.nan",
+        "t.surrogate",
+        "t.keys",
+        "t.other-type",
+        "t.list",
+        "t.picky",
+    )
+    calls = [execute(name) for name in names] + [execute(name, input_json="{}") for name in (*names, "t.huge")]
+    for call in calls:
+        error = await refusal(stub.ExecuteIntegration(call, timeout=5))
+        assert type(error) is Aborted, call
         assert error.reason == "INTEGRATION_FAILED"
         assert "recipe" not in error.message
     await stub.ExecuteIntegration(execute("echo"))
@@ -435,8 +486,7 @@ async def test_a_deadline_cancels_the_integration(pair: Pair) -> None:
 async def test_a_client_that_leaves_cancels_the_integration(pair: Pair) -> None:
     stub = await pair.stub()
     call = stub.ExecuteIntegration(execute("t.waits"))
-    while not pair.service.checked:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(pair.service.checked))
     await asyncio.sleep(0.1)
     call.cancel()
     response = await stub.ExecuteIntegration(execute("t.cancelled"))
@@ -466,7 +516,7 @@ async def test_a_disabled_integration_is_listed_and_not_run(pair: Pair) -> None:
 async def test_an_integration_sees_its_peer(pair: Pair) -> None:
     stub = await pair.stub()
     response = await stub.ExecuteIntegration(execute("t.peer"))
-    assert len(response.output["text"]) == 64
+    assert response.output["text"] == hashlib.sha256(pair.alice.der).hexdigest()
 
 
 async def test_malformed_basic_credentials_are_refused(pair: Pair) -> None:
@@ -487,6 +537,11 @@ def get(url: str) -> tuple[int, dict[str, str]]:
             return error.code, json.load(error)
 
 
+async def wait_for_status(url: str, status: int) -> None:
+    while (await asyncio.to_thread(get, url))[0] != status:  # noqa: ASYNC110 the server is asked, it does not tell
+        await asyncio.sleep(0.02)
+
+
 async def test_http_health(pair: Pair) -> None:
     base = f"http://127.0.0.1:{pair.health_port}"
     assert await asyncio.to_thread(get, f"{base}/livez") == (200, {"status": "live"})
@@ -496,8 +551,7 @@ async def test_http_health(pair: Pair) -> None:
 async def wait_for_bundles(pair: Pair, count: int) -> None:
     """Returns when the bundle was read, and acted upon, that often from now on."""
     wanted = pair.service.bundles_read + count + 1
-    while pair.service.bundles_read < wanted:
-        await asyncio.sleep(0.02)
+    await until(lambda: pair.service.bundles_read >= wanted)
 
 
 async def test_trust_anchors_are_followed_if_reloading_and_only_then(
@@ -537,11 +591,9 @@ async def test_not_ready_while_the_certificate_service_fails(tmp_path: Path) -> 
     async with running_pair(tmp_path) as pair:
         pair.service.failure = grpc.StatusCode.UNAVAILABLE
         url = f"http://127.0.0.1:{pair.health_port}/readyz"
-        while (await asyncio.to_thread(get, url))[0] != 503:
-            await asyncio.sleep(0.02)
+        await wait_for_status(url, 503)
         pair.service.failure = None
-        while (await asyncio.to_thread(get, url))[0] != 200:
-            await asyncio.sleep(0.02)
+        await wait_for_status(url, 200)
 
 
 async def test_a_slow_certificate_service_is_unavailable(tmp_path: Path) -> None:

@@ -110,10 +110,16 @@ class Keeper:
         self.folder.chmod(0o711)
         os.chown(self.sockets, entry.pw_uid, entry.pw_gid)
         if not self._runs():
-            # In a folder that only root may enter, such as root's home: a copy that the account can read.
-            copy = self.folder / "installation"
-            shutil.copytree(self.binaries.parent, copy, symlinks=True)
-            self.binaries = copy / self.binaries.name
+            # In a folder that only root may enter, such as root's home: a copy that the account can read. A wheel has
+            # shared libraries beside its package, PACKAGE.libs, and finds them by the relative path.
+            installation = self.binaries.parent
+            package = installation.parent
+            copy = self.folder / "copy"
+            shutil.copytree(installation, copy / package.name / installation.name, symlinks=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+            self.binaries = copy / package.name / installation.name / self.binaries.name
 
     def _runs(self) -> bool:
         try:

@@ -25,14 +25,12 @@ from handclasp.client.names import resource_id
 from handclasp.client.pem import pem_text
 from handclasp.client.possession import make_statement, sign_statement
 from handclasp.client.private_key import load_private_key
-from handclasp.client.retries import repeat_if_lost
+from handclasp.client.retries import may_have_been_done, repeat_if_lost
 from handclasp.errors import Aborted, HandclaspError, Reason, invalid_field
 
 CERTIFICATE_FILE = "cert.pem"
 KEY_FILE = "key.pem"
 
-# After these it is not known whether the call was carried out.
-_OUTCOME_UNKNOWN = (Reason.CONNECTION_LOST, Reason.DEADLINE_EXCEEDED, Reason.INTERNAL)
 _KEY_KINDS = {KeyKind.P256: messages.KEY_ALGORITHM_EC_P256, KeyKind.P384: messages.KEY_ALGORITHM_EC_P384}
 
 
@@ -61,7 +59,7 @@ async def issue_with_local_key(
             async with client:
                 answer = await issue(client, request)
         except HandclaspError as error:
-            if _may_have_been_done(error):
+            if may_have_been_done(error):
                 raise _perhaps_issued(error, request.user, f"the private key is kept in {key_file}") from error
             key.discard()
             raise
@@ -83,7 +81,7 @@ async def issue_with_server_key(
             async with client:
                 answer = await issue(client, request)
         except HandclaspError as error:
-            if _may_have_been_done(error):
+            if may_have_been_done(error):
                 raise _perhaps_issued(error, request.user, "its key is lost") from error
             raise
         if answer.key_custody != messages.KEY_CUSTODY_RETURNED:
@@ -111,7 +109,7 @@ async def issue_for_request(
         async with client:
             answer = await issue(client, request)
     except HandclaspError as error:
-        if _may_have_been_done(error):
+        if may_have_been_done(error):
             raise _perhaps_issued(error, request.user, f"its key is the one of {csr_file}") from error
         raise
     _write_certificate(certificate_file, answer.certificate)
@@ -218,10 +216,6 @@ def _or_revoke(answer: messages.IssueCertificateResponse) -> Iterator[None]:
 def _revoke(answer: messages.IssueCertificateResponse) -> str:
     certificate_id = resource_id(answer.certificate.name)
     return f"run `handclasp cert revoke {certificate_id}`, and issue another one"
-
-
-def _may_have_been_done(error: HandclaspError) -> bool:
-    return error.reason in _OUTCOME_UNKNOWN
 
 
 def _perhaps_issued(error: HandclaspError, user: str, key: str) -> HandclaspError:

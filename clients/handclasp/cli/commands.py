@@ -35,7 +35,18 @@ _CONTEXT, _AS, _PASSWORD_FILE, _OUTPUT = "common_context", "common_as", "common_
 
 
 def group(text: str) -> typer.Typer:
-    """A group of commands."""
+    """A group of commands: `handclasp cert issue`."""
+    app = single(text)
+
+    @app.callback()
+    def _is_a_group() -> None:
+        """Without a callback, Typer takes a group of one command for that command."""
+
+    return app
+
+
+def single(text: str) -> typer.Typer:
+    """What has one command only, of the same name: `handclasp run`."""
     return typer.Typer(help=text, add_completion=False, pretty_exceptions_enable=False)
 
 

@@ -8,13 +8,13 @@ import typer
 
 from handclasp.authorization.v1.authorization_service_pb2 import DecisionRecord, ExplainDecisionRequest
 from handclasp.authorization.v1.decision_pb2 import DecisionReason
-from handclasp.cli.commands import command, group
+from handclasp.cli.commands import command, single
 from handclasp.cli.output import moment, print_details, print_json, to_json
 from handclasp.cli.session import Session
 from handclasp.cli.values import enum_name, permission_name
 from handclasp.client.names import DECISIONS, resource_id, resource_name
 
-app = group("Say why something was refused.")
+app = single("Say why something was refused.")
 
 
 @command(app, "explain")

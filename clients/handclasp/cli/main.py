@@ -19,6 +19,8 @@ class Handclasp(LazyGroup):
     """All commands, in the order of `--help`. Each module is imported when its command is run."""
 
     commands_by_name: ClassVar[Mapping[str, LazyCommand]] = {
+        "up": LazyCommand("handclasp.cli.up", "Both services on this machine, with one command."),
+        "serve": LazyCommand("handclasp.cli.serve", "One service in the foreground, for real deployments."),
         "context": LazyCommand("handclasp.cli.context", "The context file: where the services are, and who you are."),
         "user": LazyCommand("handclasp.cli.user", "Users: create, list, change, disable."),
         "profile": LazyCommand("handclasp.cli.profile", "Access profiles: what users may do."),
@@ -29,6 +31,7 @@ class Handclasp(LazyGroup):
         ),
         "run": LazyCommand("handclasp.cli.run", "Run an integration."),
         "integration": LazyCommand("handclasp.cli.integration", "Integrations that you may run."),
+        "admin": LazyCommand("handclasp.cli.admin", "Offline: let a locked-out administrator in again."),
         "explain": LazyCommand("handclasp.cli.explain", "Say why something was refused."),
     }
 
@@ -36,6 +39,8 @@ class Handclasp(LazyGroup):
 app = typer.Typer(
     cls=Handclasp,
     help="Client certificates that can be taken away, and integrations that run under them.",
+    epilog="Exit status: 0 ok, 2 usage, 3 refused by permission or authentication (a refused TLS handshake too), "
+    "4 not found, 5 invalid input, 130 interrupted, 1 else.",
     pretty_exceptions_enable=False,
 )
 

@@ -36,13 +36,15 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_details(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """One thing, a line for each of its properties; those that are empty are left out."""
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, title=_text(title), title_style="bold", title_justify="left")
+    table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         if value:
             table.add_row(name, _text(value))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(_text(title), style="bold", soft_wrap=True)
+    console.print(table)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from handclasp.cli.commands import command, group
+from handclasp.cli.commands import command, single
 from handclasp.cli.json_text import pretty
 from handclasp.cli.session import CommonOptions, Output, Session
 from handclasp.cli.values import duration
@@ -21,7 +21,7 @@ from handclasp.client.names import INTEGRATIONS, resource_name
 from handclasp.errors import Reason, invalid_field
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 
-app = group("Run an integration.")
+app = single("Run an integration.")
 
 
 def _address(given: str) -> str:

@@ -15,29 +15,27 @@ from handclasp.client.names import INTEGRATIONS, USERS
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _DURATION = re.compile(r"([0-9]{1,9})([dhms])")
+_LONGEST = timedelta(days=36_500)
 _PERMISSION = "PERMISSION_"
 
 
 def duration(given: str) -> timedelta:
     """`30d`, `12h`, `90m`, `45s`."""
     match = _DURATION.fullmatch(given)
-    if match is None or int(match[1]) == 0:
+    if match is None:
         raise typer.BadParameter(
             f"{given!r} is not a duration; write a whole number and d, h, m or s: 30d, 12h, 90m, 45s"
         )
-    try:
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
-    except OverflowError as error:
-        raise typer.BadParameter(f"{given} is too long a time") from error
+    length = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if not timedelta() < length <= _LONGEST:
+        raise typer.BadParameter(f"{given!r} is not between a second and {_LONGEST.days} days")
+    return length
 
 
 def moment(given: str) -> datetime:
     """`2026-01-31`, `2026-01-31T12:00:00Z` (UTC unless it says otherwise), or `30d` for thirty days from now."""
     if _DURATION.fullmatch(given):
-        try:
-            return datetime.now(UTC) + duration(given)
-        except OverflowError as error:
-            raise typer.BadParameter(f"{given} is too long a time") from error
+        return datetime.now(UTC) + duration(given)
     try:
         parsed = datetime.fromisoformat(given)
     except ValueError as error:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from handclasp.errors import Reason, Unavailable
+from handclasp.errors import DeadlineExceeded, HandclaspError, Internal, Reason, Unavailable
 
 Answer = TypeVar("Answer")
 
@@ -21,16 +21,32 @@ async def repeat_if_lost(call: Callable[[], Awaitable[Answer]], delays: tuple[fl
     not reach the server, that is raised at once: nothing is lost, and somebody should look at the address.
 
     Raises:
-        HandclaspError: what the last attempt raised.
+        HandclaspError: what the first attempt raised; or, after one whose answer was lost, an `Unavailable` of which
+            `may_have_been_done` is true, however sure a later attempt failed.
     """
-    lost = False
-    for delay in delays:
+    lost: Unavailable | None = None
+    for delay in (*delays, None):
         try:
             return await call()
-        except Unavailable as error:
-            if not lost and error.reason in _NOTHING_WAS_SENT:
-                raise
-            lost = True
-            wait = delay if error.retry_after is None else max(delay, error.retry_after.total_seconds())
-        await asyncio.sleep(wait)
-    return await call()
+        except HandclaspError as error:
+            may_come = isinstance(error, Unavailable) and (lost is not None or may_have_been_done(error))
+            if not may_come or delay is None:
+                raise _with_doubt(error, lost) from error
+            if lost is None and isinstance(error, Unavailable):
+                lost = error
+            asked = 0.0 if error.retry_after is None else error.retry_after.total_seconds()
+        await asyncio.sleep(max(delay, asked))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def may_have_been_done(error: HandclaspError) -> bool:
+    """Whether the call may have been carried out although it failed with this."""
+    if isinstance(error, Unavailable):
+        return error.reason not in _NOTHING_WAS_SENT
+    return isinstance(error, DeadlineExceeded | Internal)
+
+
+def _with_doubt(error: HandclaspError, lost: Unavailable | None) -> HandclaspError:
+    if lost is None or may_have_been_done(error):
+        return error
+    return Unavailable(lost.reason, f"{lost.message}; trying again: {error}", metadata=error.metadata)

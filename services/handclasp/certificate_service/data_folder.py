@@ -22,19 +22,11 @@ def data_folder(path: Path) -> Iterator[Path]:
     Raises:
         DataFolderError: another process holds it, others can enter it, or it cannot be made.
     """
+    make_data_folder(path)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = path.stat().st_mode & 0o777
-        if mode & 0o077:
-            raise DataFolderError(
-                f"{path} has mode {mode:04o} and is to hold private keys; run `chmod 700 {path}`, or choose another"
-                " --data-dir"
-            )
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataFolderError(
-            f"{path} cannot be used as data folder: {error.strerror}; choose another --data-dir"
-        ) from error
+        raise _unusable(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,3 +38,25 @@ def data_folder(path: Path) -> Iterator[Path]:
         yield path
     finally:
         os.close(descriptor)
+
+
+def make_data_folder(path: Path) -> None:
+    """Makes the folder if need be, with mode 0700.
+
+    Raises:
+        DataFolderError: others can enter it, or it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode & 0o777
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if mode & 0o077:
+        raise DataFolderError(
+            f"{path} has mode {mode:04o} and is to hold private keys; run `chmod 700 {path}`, or choose another"
+            " --data-dir"
+        )
+
+
+def _unusable(path: Path, error: OSError) -> DataFolderError:
+    return DataFolderError(f"{path} cannot be used as data folder: {error.strerror}; choose another --data-dir")

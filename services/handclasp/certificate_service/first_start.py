@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ FIRST_ADMINISTRATOR = "admin"
 EXECUTION_SERVER = "execution-server"
 CA_FILE = "ca.pem"
 CONTEXT_FILE = "context.toml"
+ADDRESSES = ("certificates_tls", "certificates_mtls", "executions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +151,16 @@ async def recover(settings: CertificateServiceSettings, clock: Clock, user_id: s
     with data_folder(settings.data_dir):
         async with open_service(settings, clock) as service:
             recovered = await recover_administrator(service, user_id)
-            return Prepared(
+            prepared = Prepared(
                 recovered,
                 ca_file=write_ca_file(settings.data_dir, service.installation),
                 ca_fingerprint=service.installation.root_fingerprint,
                 administrator_identity=await ensure_identity(service, user_id),
                 execution_identity=None,
             )
+    if prepared.administrator_identity is not None:
+        write_context_file(settings.data_dir, prepared.administrator_identity, _known_addresses(settings))
+    return prepared
 
 
 def write_context_file(data_dir: Path, identity: Path, addresses: Mapping[str, str]) -> Path:
@@ -163,7 +168,7 @@ def write_context_file(data_dir: Path, identity: Path, addresses: Mapping[str, s
 
     Args:
         identity: the folder with the certificate, below the data folder.
-        addresses: `certificates_tls`, `certificates_mtls` and, if it is known, `executions`, each `host:port`.
+        addresses: those of `ADDRESSES` that are known, each `host:port`.
     """
     values = {
         **addresses,
@@ -174,6 +179,23 @@ def write_context_file(data_dir: Path, identity: Path, addresses: Mapping[str, s
     path = data_dir / CONTEXT_FILE
     write_atomically(path, "".join(f'{key} = "{value}"\n' for key, value in values.items()).encode(), 0o600)
     return path
+
+
+def default_addresses(settings: CertificateServiceSettings) -> dict[str, str]:
+    """The addresses of both listeners as the settings have them."""
+    name = settings.server_names[0]
+    return {
+        "certificates_tls": f"{name}:{settings.tls_port}",
+        "certificates_mtls": f"{name}:{settings.mtls_port}",
+    }
+
+
+def _known_addresses(settings: CertificateServiceSettings) -> dict[str, str]:
+    """Those in the context file that is there; else what the settings have."""
+    path = settings.data_dir / CONTEXT_FILE
+    known = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    addresses = {name: str(known[name]) for name in ADDRESSES if name in known}
+    return addresses or default_addresses(settings)
 
 
 async def _identity_of_administrator(service: Service) -> Path | None:

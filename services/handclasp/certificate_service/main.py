@@ -35,7 +35,7 @@ from handclasp.certificates.v1.certificate_service_pb2_grpc import add_Certifica
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.interceptor import CallInterceptor
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
-from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
+from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 
 _LOG = structlog.get_logger(__name__)
@@ -168,3 +168,8 @@ async def _housekeeping(service: Service) -> None:
         except SQLAlchemyError as error:
             _LOG.warning("housekeeping_failed", error=type(error).__name__)
         await asyncio.sleep(_HOUSEKEEPING_INTERVAL)
+
+
+def run() -> None:
+    """Runs the service with settings from the environment and the settings file, as a process of its own."""
+    run_process("handclasp certificates", lambda: CertificateServiceSettings(), serve)  # noqa: PLW0108 - a class with other arguments

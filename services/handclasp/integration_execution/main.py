@@ -203,7 +203,7 @@ def _stop_if_failed(stop: StopRequests) -> Callable[[asyncio.Task[None]], None]:
 def run() -> None:
     """Runs the server with settings from the environment and the settings file, as a process of its own."""
     try:
-        settings = ExecutionSettings()  # type: ignore[call-arg] # required ones may come from the environment
+        settings = ExecutionSettings()
     except (ValidationError, ValueError, OSError) as error:
         _exit(f"the settings do not fit: {_one_line(error)}", 2)
     set_up_logging(settings.log)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from json.encoder import encode_basestring
+from typing import Any, NoReturn, TypeAlias
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
@@ -23,6 +24,9 @@ MAX_DEPTH = 100
 
 INPUT_FIELD = "input"
 INPUT_JSON_FIELD = "input_json"
+
+_Path: TypeAlias = "tuple[_Path, str | int] | None"
+"""Where a value is: the path of what holds it, and its name or index there. Spelt out only when something is wrong."""
 
 
 class NotJsonError(Exception):
@@ -47,27 +51,37 @@ def input_invalid(violations: Iterable[FieldViolation]) -> InvalidArgument:
 
 def from_struct(struct: Struct) -> dict[str, Any]:
     """Raises InvalidArgument (INPUT_INVALID) for NaN, Infinity, and values without a kind."""
-    return {name: _from_value(value, name) for name, value in struct.fields.items()}
+    return {name: _from_value(value, (None, name)) for name, value in struct.fields.items()}
 
 
-def _from_value(value: Value, path: str) -> Any:
+def _dotted(path: _Path) -> str:
+    parts: list[str] = []
+    while path is not None:
+        path, part = path
+        parts.append(str(part))
+    return ".".join(reversed(parts))
+
+
+def _from_value(value: Value, path: _Path) -> Any:
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         number = value.number_value
         if not math.isfinite(number):
-            raise input_invalid([FieldViolation(path, "is NaN or infinite, which JSON does not know")])
+            raise input_invalid([FieldViolation(_dotted(path), "is NaN or infinite, which JSON does not know")])
         return int(number) if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER else number
     if kind == "struct_value":
-        return {name: _from_value(item, f"{path}.{name}") for name, item in value.struct_value.fields.items()}
+        return {name: _from_value(item, (path, name)) for name, item in value.struct_value.fields.items()}
     if kind == "list_value":
-        return [_from_value(item, f"{path}.{index}") for index, item in enumerate(value.list_value.values)]
+        return [_from_value(item, (path, index)) for index, item in enumerate(value.list_value.values)]
     if kind == "string_value":
         return value.string_value
     if kind == "bool_value":
         return value.bool_value
     if kind == "null_value":
         return None
-    raise input_invalid([FieldViolation(path, "is a google.protobuf.Value without a kind; use null_value for null")])
+    raise input_invalid(
+        [FieldViolation(_dotted(path), "is a google.protobuf.Value without a kind; use null_value for null")]
+    )
 
 
 def from_json(text: str) -> dict[str, Any]:
@@ -141,29 +155,35 @@ def to_json(value: dict[str, Any]) -> str:
         NotJsonError: there is something in it that JSON cannot hold.
     """
     parts: list[str] = []
-    _write(value, "", parts)
+    _write(value, None, parts)
     return "".join(parts)
 
 
-def _write(value: Any, path: str, parts: list[str]) -> None:
-    if isinstance(value, dict):
+def _write(value: Any, path: _Path, parts: list[str]) -> None:
+    if isinstance(value, str):
+        parts.append(encode_basestring(value))
+    elif isinstance(value, dict):
         separator = "{"
         for name, item in value.items():
-            parts += (separator, json.dumps(name, ensure_ascii=False), ":")
-            _write(item, f"{path}.{name}", parts)
+            parts += (separator, encode_basestring(name), ":")
+            _write(item, (path, name), parts)
             separator = ","
         parts.append("}" if value else "{}")
     elif isinstance(value, list):
         separator = "["
         for index, item in enumerate(value):
             parts.append(separator)
-            _write(item, f"{path}.{index}", parts)
+            _write(item, (path, index), parts)
             separator = ","
         parts.append("]" if value else "[]")
     elif isinstance(value, ExactFloat):
         parts.append(value.text)
-    elif value is None or isinstance(value, str | bool | int):
-        parts.append(json.dumps(value, ensure_ascii=False))
+    elif value is None:
+        parts.append("null")
+    elif isinstance(value, bool):
+        parts.append("true" if value else "false")
+    elif isinstance(value, int):
+        parts.append(int.__repr__(value))
     else:
         parts.append(repr(_finite(value, path)))
 
@@ -175,21 +195,21 @@ def to_struct(value: dict[str, Any]) -> Struct:
         NotExactError: there is an integer in it that a double cannot hold exactly.
     """
     struct = Struct()
-    _fill_struct(struct, value, "")
+    _fill_struct(struct, value, None)
     return struct
 
 
-def _fill_struct(struct: Struct, value: dict[str, Any], path: str) -> None:
+def _fill_struct(struct: Struct, value: dict[str, Any], path: _Path) -> None:
     for name, item in value.items():
-        _fill_value(struct.fields[name], item, f"{path}.{name}")
+        _fill_value(struct.fields[name], item, (path, name))
 
 
-def _fill_list(values: ListValue, value: list[Any], path: str) -> None:
+def _fill_list(values: ListValue, value: list[Any], path: _Path) -> None:
     for index, item in enumerate(value):
-        _fill_value(values.values.add(), item, f"{path}.{index}")
+        _fill_value(values.values.add(), item, (path, index))
 
 
-def _fill_value(target: Value, value: Any, path: str) -> None:
+def _fill_value(target: Value, value: Any, path: _Path) -> None:
     if value is None:
         target.null_value = 0  # type: ignore[assignment] # NULL_VALUE, the only one there is
     elif isinstance(value, bool):
@@ -198,7 +218,7 @@ def _fill_value(target: Value, value: Any, path: str) -> None:
         target.string_value = value
     elif isinstance(value, int):
         if abs(value) > MAX_EXACT_INTEGER:
-            raise NotExactError(f"the integer at {path[1:]} is beyond 2**53")
+            raise NotExactError(f"the integer at {_dotted(path)} is beyond 2**53")
         target.number_value = value
     elif isinstance(value, dict):
         target.struct_value.SetInParent()
@@ -210,9 +230,9 @@ def _fill_value(target: Value, value: Any, path: str) -> None:
         target.number_value = _finite(value, path)
 
 
-def _finite(value: Any, path: str) -> float:
+def _finite(value: Any, path: _Path) -> float:
     if not isinstance(value, float):
-        raise NotJsonError(f"the value at {path[1:]} is a {type(value).__name__}, which JSON does not know")
+        raise NotJsonError(f"the value at {_dotted(path)} is a {type(value).__name__}, which JSON does not know")
     if not math.isfinite(value):
-        raise NotJsonError(f"the number at {path[1:]} is NaN or infinite, which JSON does not know")
+        raise NotJsonError(f"the number at {_dotted(path)} is NaN or infinite, which JSON does not know")
     return value

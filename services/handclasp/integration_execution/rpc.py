@@ -127,7 +127,8 @@ class IntegrationRpc(IntegrationServiceServicer):
                 f"a structure cannot hold the output: {error}; send the input as `input_json`, and the output comes "
                 "back as exact JSON text",
             ) from None
-        except (NotJsonError, UnicodeEncodeError, RecursionError) as error:
+        except (NotJsonError, ValueError, TypeError, RecursionError) as error:
+            # Lone surrogates, names that are no text, integers of thousands of digits, lists without an end.
             raise output_failed(integration, error) from None
         return response
 

@@ -117,9 +117,13 @@ def _dumped(integration: Integration[Any, Any], output: BaseModel) -> dict[str, 
     if isinstance(output, JsonObject):
         return output.members
     try:
-        dumped: dict[str, Any] = output.model_dump(mode="json", by_alias=True)
+        dumped: object = output.model_dump(mode="json", by_alias=True)
     except Exception as error:  # noqa: BLE001 serializers are the integration's code too
         raise _failed(integration, error) from None
+    if not isinstance(dumped, dict):
+        raise _failed(
+            integration, TypeError(f"its output is written as a {type(dumped).__name__}, and not as an object")
+        )
     return dumped
 
 

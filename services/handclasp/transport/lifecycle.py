@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 import grpc
 import structlog
 from grpc_health.v1.health import aio as health_aio
+
+PARENT_PIPE_VARIABLE = "HANDCLASP_PARENT_PIPE"
+"""Names the descriptor of a pipe that a parent process holds open: when that one ends, so does this."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _log = structlog.stdlib.get_logger(__name__)
@@ -43,15 +47,29 @@ class StopRequests:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """While inside, SIGINT and SIGTERM are requests. Main thread only."""
+        """While inside, SIGINT and SIGTERM are requests, and so is the end of a parent process that asked for it.
+
+        Main thread only.
+        """
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.request)
+        parent = os.environ.get(PARENT_PIPE_VARIABLE)
+        pipe = None if parent is None else int(parent)
+        if pipe is not None:
+            loop.add_reader(pipe, self._parent_is_gone, pipe)
         try:
             yield
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+            if pipe is not None:
+                loop.remove_reader(pipe)
+
+    def _parent_is_gone(self, pipe: int) -> None:
+        # Nothing is ever written to it, so that it can be read means that it was closed.
+        asyncio.get_running_loop().remove_reader(pipe)
+        self.request()
 
 
 async def run_until_stopped(

@@ -103,9 +103,9 @@ def static_credentials(key_pem: bytes, chain_pem: bytes, roots_pem: bytes | None
     Raises:
         TlsMaterialError: they cannot work.
     """
-    TlsIdentity(key_pem, chain_pem).check()
+    identity = TlsIdentity(key_pem, chain_pem)
     roots = None if roots_pem is None else compose_roots([roots_pem])
-    return grpc.ssl_server_credentials([(key_pem, chain_pem)], roots, require_client_auth=roots is not None)
+    return grpc.ssl_server_credentials([_checked_pair(identity)], roots, require_client_auth=roots is not None)
 
 
 class ReloadingCredentials:
@@ -141,9 +141,8 @@ class ReloadingCredentials:
     def _configuration(self, identity: TlsIdentity, roots_pem: bytes | None) -> grpc.ServerCertificateConfiguration:
         if self._mutual != (roots_pem is not None):
             raise TlsMaterialError("a listener cannot change between one-way TLS and mutual TLS; start another one")
-        identity.check()
         roots = None if roots_pem is None else compose_roots([roots_pem])
-        return grpc.ssl_server_certificate_configuration([(identity.key_pem, identity.chain_pem)], roots)
+        return grpc.ssl_server_certificate_configuration([_checked_pair(identity)], roots)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         try:
@@ -152,12 +151,19 @@ class ReloadingCredentials:
             return None
 
 
+def _checked_pair(identity: TlsIdentity) -> tuple[bytes, bytes]:
+    """The identity for gRPC, its chain written anew, since gRPC stops reading where a newline is missing."""
+    identity.check()
+    chain = _certificates(identity.chain_pem, "the certificate chain")
+    return identity.key_pem, b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+
+
 def _certificates(pem: bytes, what: str) -> list[x509.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise TlsMaterialError(f"{what} has a part that is not a PEM certificate") from None
-    # A missing newline between two certificates makes parsers skip the second one.
+    # The parser skips over what has no proper begin and end.
     if len(certificates) != pem.count(_BEGIN_CERTIFICATE):
         raise TlsMaterialError(f"{what} has a part that cannot be read; put each certificate on lines of its own")
     return certificates

@@ -80,12 +80,16 @@ async def test_what_is_not_lost_is_not_repeated() -> None:
         with pytest.raises(HandclaspError) as caught:
             await repeat_if_lost(refused, (0.0, 0.0))
         assert caught.value is first
-    # Once something was lost, a server that is away for a moment is waited for.
-    calls.clear()
-    waiting = [lost, unreachable, unreachable]
-    with pytest.raises(Unavailable):
-        await repeat_if_lost(refused, (0.0, 0.0))
-    assert len(calls) == 3
+    # Once something was lost, a server that is away for a moment is waited for; and it stays said that it was lost,
+    # even if a later attempt is refused for certain.
+    for last in (unreachable, invalid_field("user", "is odd")):
+        calls.clear()
+        waiting = [lost, unreachable, last]
+        with pytest.raises(Unavailable) as doubt:
+            await repeat_if_lost(refused, (0.0, 0.0))
+        assert len(calls) == 3
+        assert doubt.value.reason == Reason.CONNECTION_LOST
+        assert str(last) in doubt.value.message
 
 
 @pytest.mark.parametrize(("curve", "curve_type"), [("p256", ec.SECP256R1), ("p384", ec.SECP384R1)])

@@ -34,6 +34,13 @@ def log_to(path: Path, log_format: LogFormat) -> structlog.stdlib.BoundLogger:
     return logger
 
 
+def raised(error: RuntimeError) -> RuntimeError:
+    """The error with a traceback."""
+    with pytest.raises(RuntimeError):
+        raise error
+    return error
+
+
 def test_key_values_are_one_line_even_of_hostile_text(tmp_path: Path) -> None:
     log_to(tmp_path / "log", LogFormat.KEY_VALUE).info("refused", name="a\nlevel=error b", peer="192.0.2.7")
     (line,) = (tmp_path / "log").read_text().splitlines()
@@ -53,10 +60,7 @@ def test_json_lines_parse_and_hold_the_libraries_too(tmp_path: Path) -> None:
 
 def test_a_traceback_is_indented_below_its_event(tmp_path: Path) -> None:
     logger = log_to(tmp_path / "log", LogFormat.KEY_VALUE)
-    try:
-        raise RuntimeError("it broke")
-    except RuntimeError:
-        logger.exception("failed")
+    logger.error("failed", exc_info=raised(RuntimeError("it broke")))
     first, *rest = (tmp_path / "log").read_text().splitlines()
     assert "event=failed" in first
     assert rest
@@ -106,10 +110,7 @@ def test_values_that_look_like_secrets_are_replaced() -> None:
 
 def test_a_secret_in_a_traceback_is_replaced(tmp_path: Path) -> None:
     logger = log_to(tmp_path / "log", LogFormat.JSON)
-    try:
-        raise RuntimeError(OutsideCA().issue().key_pem)
-    except RuntimeError:
-        logger.exception("failed")
+    logger.error("failed", exc_info=raised(RuntimeError(OutsideCA().issue().key_pem)))
     text = (tmp_path / "log").read_text()
     assert "PRIVATE KEY" not in text
     assert REDACTED in text

@@ -88,9 +88,15 @@ def test_roots_that_are_no_ca_are_refused() -> None:
         compose_roots([OutsideCA(usage=key_usage("digital_signature")).pem])
 
 
-def test_roots_that_parsers_would_skip_are_refused() -> None:
+def test_roots_glued_together_are_put_on_lines_of_their_own() -> None:
+    first, second = OutsideCA("first"), OutsideCA("second")
+    assert compose_roots([glued_pem(first.certificate, second.certificate)]).decode() == first.pem + second.pem
+
+
+def test_roots_of_which_one_would_be_skipped_are_refused() -> None:
+    first, second = OutsideCA("first"), OutsideCA("second")
     with pytest.raises(TlsMaterialError):
-        compose_roots([glued_pem(OutsideCA("first").certificate, OutsideCA("second").certificate)])
+        compose_roots([first.pem + second.pem.replace("-----END CERTIFICATE-----", "")])
 
 
 def test_no_roots_are_refused() -> None:

@@ -114,6 +114,7 @@ class TestReading:
             read_upload(pem=leaf.pem + leaf.key_pem)
         assert not any(line in str(caught.value) for line in leaf.key_pem.splitlines())
 
+    @pytest.mark.filterwarnings("ignore:Parsed a serial number")
     def test_serial_numbers_that_are_negative_or_endless_are_refused(self) -> None:
         for content in (b"\xff\x01", b"\x01" + b"\x00" * 20, b"\x01" * 5000):
             tbs, algorithm, signature = asn1.children(ROOT.issue().der)
@@ -320,7 +321,6 @@ class TestChain:
             (ROOT.intermediate(purposes=(SERVER_AUTH,)), "clientAuth"),
             (ROOT.intermediate(extensions=[(UNKNOWN_EXTENSION, True)]), "critical extension"),
             (ROOT.intermediate(extensions=[(x509.PolicyConstraints(0, None), True)]), "critical extension"),
-            (OutsideCA(now=NOW, path_length=0).intermediate(), "not the one meant"),
         ],
     )
     def test_an_intermediate_that_may_not_sign_is_not_taken(self, intermediate: OutsideCA, word: str) -> None:
@@ -353,6 +353,28 @@ class TestChain:
             else:
                 with refused(Reason.CHAIN_NOT_TRUSTED, "pathLenConstraint"):
                     verify(leaf, anchor(root))
+
+    def test_name_constraints_hold_for_everything_below(self) -> None:
+        constraints = x509.NameConstraints([x509.DNSName("a.example")], None)
+        root = OutsideCA(now=NOW, extensions=[(constraints, True)])
+        for ca in (root, root.intermediate()):
+            verify(ca.issue(alternative=[x509.DNSName("x.a.example")]), anchor(root))
+            with refused(Reason.CHAIN_NOT_TRUSTED, "name constraints", "CN=Outside CA"):
+                verify(ca.issue(alternative=[x509.DNSName("b.example")]), anchor(root))
+
+    def test_name_constraints_made_to_keep_the_service_busy_do_not(self) -> None:
+        subtrees = [x509.DirectoryName(name(f"x{number}")) for number in range(200)]
+        extensions = [(x509.NameConstraints(subtrees, None), True)]
+        key = ec.generate_private_key(ec.SECP256R1())
+        knot = [OutsideCA("Knot", key=key, now=NOW, extensions=extensions) for _ in range(8)]
+        leaf = knot[0].issue(alternative=[x509.DirectoryName(name(f"y{number}")) for number in range(24)])
+        chain = UploadedChain(leaf.certificate, tuple(ca.certificate for ca in knot[1:]))
+        begun = perf_counter()
+        with refused(Reason.CHAIN_NOT_TRUSTED):
+            verify_chain(chain, [anchor(ROOT)], now=NOW)
+        with refused(Reason.CHAIN_NOT_TRUSTED, "name constraints"):
+            verify_chain(chain, [anchor(knot[0])], now=NOW)
+        assert perf_counter() - begun < 2
 
     def test_a_weak_signature_or_key_on_the_way_is_not_taken(self) -> None:
         # The intermediate's certificate, signed by the root with SHA-1.

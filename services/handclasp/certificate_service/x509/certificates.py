@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from handclasp.errors import InvalidArgument, Reason
 
+# See `comparable`.
+ComparableName: TypeAlias = tuple[frozenset[tuple[str, str | bytes]], ...]
 ExtensionValue = TypeVar("ExtensionValue", bound=x509.ExtensionType)
 
 _MAX_SERIAL_BITS = 160
@@ -63,7 +65,7 @@ def is_self_issued(certificate: x509.Certificate) -> bool:
     return comparable(certificate.issuer) == comparable(certificate.subject)
 
 
-def comparable(name: x509.Name) -> tuple[frozenset[tuple[str, str | bytes]], ...]:
+def comparable(name: x509.Name) -> ComparableName:
     """The relative names of a name, in a form that is equal where TLS stacks take names for equal.
 
     Case, runs of spaces and the kind of string do not count (caseIgnoreMatch, RFC 4518).

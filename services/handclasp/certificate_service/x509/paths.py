@@ -46,17 +46,25 @@ def build_path(
     Raises:
         InvalidArgument: `CHAIN_NOT_TRUSTED`, with the issuer that was not found, or why the one found will not do.
     """
-    search = _Search(intermediates, anchors, now)
+    search = _Search(_by_subject(intermediates), _by_subject(anchors), now)
     found = search.extend((leaf,))
     if found is None:
         raise InvalidArgument(Reason.CHAIN_NOT_TRUSTED, search.explanation())
+    _check_name_constraints(*found)
+    return found
+
+
+def _by_subject(certificates: Sequence[x509.Certificate]) -> dict[x509.Name, list[x509.Certificate]]:
+    found: dict[x509.Name, list[x509.Certificate]] = {}
+    for certificate in certificates:
+        found.setdefault(certificate.subject, []).append(certificate)
     return found
 
 
 @dataclass(slots=True)
 class _Search:
-    intermediates: Sequence[x509.Certificate]
-    anchors: Sequence[x509.Certificate]
+    intermediates: dict[x509.Name, list[x509.Certificate]]
+    anchors: dict[x509.Name, list[x509.Certificate]]
     now: datetime
     candidates_left: int = _MAX_CANDIDATES
     # Depth and text: what kept the search from going on, to be told if it fails.
@@ -76,9 +84,6 @@ class _Search:
                 continue
             named = True
             if self.candidates_left == 0:
-                self.dead_ends.append(
-                    (len(path), "Too many CAs with one name sign each other. Send one straight chain.")
-                )
                 return None
             self.candidates_left -= 1
             fault = _issuer_fault(issuer, path, self.now)
@@ -100,15 +105,17 @@ class _Search:
 
     def _named_issuers(self, child: x509.Certificate) -> Iterator[tuple[x509.Certificate, bool]]:
         # Anchors first: then a chain sent with its root, or with more than it needs, ends as early as it can.
-        wanted = child.issuer
-        for anchor in self.anchors:
-            if anchor.subject == wanted:
-                yield anchor, True
-        for intermediate in self.intermediates:
-            if intermediate.subject == wanted:
-                yield intermediate, False
+        for anchor in self.anchors.get(child.issuer, ()):
+            yield anchor, True
+        for intermediate in self.intermediates.get(child.issuer, ()):
+            yield intermediate, False
 
     def explanation(self) -> str:
+        if self.candidates_left == 0:
+            return (
+                "No way from the certificate to a trust anchor was found in bounded time: too many CAs with one name "
+                "sign each other. Send one straight chain."
+            )
         # What the longest path ran into is the likeliest to be what somebody has to put right.
         deepest = max(depth for depth, _ in self.dead_ends)
         reason = next(text for depth, text in self.dead_ends if depth == deepest)
@@ -140,12 +147,21 @@ def _issuer_fault(issuer: x509.Certificate, path: Sequence[x509.Certificate], no
             f"{who} did not sign the certificate of {shown(child.subject)}: the signature is not by its key. "
             "Another CA may have the same name."
         )
-    for position, below in enumerate(path):
-        if position == 0 or not is_self_issued(below):
-            fault = name_constraints_fault(issuer, below)
-            if fault is not None:
-                return f"The certificate of {shown(below.subject)} {fault}."
     return None
+
+
+def _check_name_constraints(path: Sequence[x509.Certificate], anchor: x509.Certificate) -> None:
+    # Once, on the path found, as TLS stacks do, and not while searching: until the path has reached an anchor, all of
+    # it may be made by whoever sent it, to keep the service busy.
+    whole = (*path, anchor)
+    for position, ca in enumerate(whole[1:], start=1):
+        for below in whole[:position]:
+            if below is not path[0] and is_self_issued(below):
+                continue
+            fault = name_constraints_fault(ca, below)
+            if fault is not None:
+                text = f"The certificate of {shown(below.subject)} {fault}. Its CA is {shown(ca.subject)}."
+                raise InvalidArgument(Reason.CHAIN_NOT_TRUSTED, text)
 
 
 def _path_length_fault(issuer: x509.Certificate, path: Sequence[x509.Certificate]) -> str | None:

@@ -1,0 +1,21 @@
+"""Shows the password of an administrator who was just made: once, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from handclasp.cli.output import print_line
+
+if TYPE_CHECKING:
+    from handclasp.certificate_service.first_start import Prepared
+
+
+def announce(prepared: Prepared, data_dir: Path) -> None:
+    """Prints who the administrator is and what their password is, if they were just made or recovered."""
+    made = prepared.administrator
+    if made is None:
+        return
+    print_line(f"Administrator: {made.user_id}")
+    print_line(f"Password:      {made.password}")
+    print_line(f"This password is shown once and stored nowhere. {data_dir / 'context.toml'} works without it.")

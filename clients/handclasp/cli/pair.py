@@ -1,0 +1,226 @@
+"""Runs both services as processes, and stops both if either ends or when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from handclasp.certificate_service.certificate_authority import InstallationError
+from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder
+from handclasp.certificate_service.first_start import Prepared, prepare, write_context_file
+from handclasp.certificate_service.identities import CERTIFICATE, KEY
+from handclasp.certificate_service.main import utc_now
+from handclasp.certificate_service.settings import CertificateServiceSettings
+from handclasp.certificate_service.storage.migrate import SchemaTooNewError
+from handclasp.transport.files import write_atomically
+from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
+from handclasp.transport.logs import LogSettings, set_up_logging
+from handclasp.transport.process import StartError, settings_fault
+
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 20.0
+_HOST = "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPair:
+    """Both services, healthy.
+
+    Attributes:
+        addresses: `certificates_tls`, `certificates_mtls` and `executions`, each `host:port`.
+        context_file: the administrator's; None if they are not to be given a certificate.
+        logs: the folder with the logs of both.
+    """
+
+    prepared: Prepared
+    addresses: Mapping[str, str]
+    context_file: Path | None
+    logs: Path
+
+
+async def run_pair(
+    data_dir: Path, *, free_ports: bool, ready_file: Path | None, ready: Callable[[RunningPair], None]
+) -> None:
+    """Runs both services until SIGINT or SIGTERM.
+
+    Args:
+        ready: called once both are healthy.
+        ready_file: written at the same time, and removed at the end.
+
+    Raises:
+        StartError: they cannot start, or one of them ended by itself.
+    """
+    stop = StopRequests()
+    with stop.on_signals():
+        async with AsyncExitStack() as stack:
+            # Whatever ends this process closes the pipe, and the services stop by themselves.
+            reading, writing = os.pipe()
+            stack.callback(os.close, writing)
+            stack.callback(os.close, reading)
+            services = _Services(Path(os.path.abspath(data_dir)), reading, stop, free_ports=free_ports)
+            stack.push_async_callback(services.stop)
+            pair = await services.start()
+            if pair is None:
+                return
+            if ready_file is not None:
+                _write_ready_file(ready_file, pair)
+                stack.callback(ready_file.unlink, missing_ok=True)
+            ready(pair)
+            await services.wait()
+
+
+class _Services:
+    def __init__(self, data_dir: Path, pipe: int, stop: StopRequests, *, free_ports: bool) -> None:
+        # Absolute, because the services and the ready file name what is in it.
+        self._data_dir = Path.cwd() / data_dir
+        self._logs = self._data_dir / "logs"
+        self._pipe = pipe
+        self._stop = stop
+        self._ports = {"port": 0, "tls_port": 0, "mtls_port": 0, "health_port": 0} if free_ports else {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def start(self) -> RunningPair | None:
+        """Both services, healthy; None if a stop was asked for before they were.
+
+        Raises:
+            StartError
+        """
+        prepared = await self._prepare()
+        ports = await self._start_certificates()
+        if ports is None:
+            return None
+        addresses = {
+            "certificates_tls": f"{_HOST}:{ports['tls_port']}",
+            "certificates_mtls": f"{_HOST}:{ports['mtls_port']}",
+        }
+        ports = await self._start_executions(prepared, addresses["certificates_mtls"])
+        if ports is None:
+            return None
+        addresses["executions"] = f"{_HOST}:{ports['port']}"
+        context_file = None
+        if prepared.administrator_identity is not None:
+            context_file = write_context_file(self._data_dir, prepared.administrator_identity, addresses)
+        return RunningPair(prepared, addresses, context_file, self._logs)
+
+    async def wait(self) -> None:
+        """Returns when a stop is asked for.
+
+        Raises:
+            StartError: a service ended by itself.
+        """
+        await self._until(self._stop.wait())
+
+    async def stop(self) -> None:
+        """Stops the execution server, and then the certificate service that it asks."""
+        for process in reversed(self._processes.values()):
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_TIMEOUT)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+    async def _prepare(self) -> Prepared:
+        try:
+            make_data_folder(self._data_dir)
+            self._logs.mkdir(mode=0o700, exist_ok=True)
+            set_up_logging(LogSettings(file=self._logs / "start.log"))
+            settings = CertificateServiceSettings(data_dir=self._data_dir)
+            return await prepare(settings, utc_now, execution_server=True)
+        except (DataFolderError, InstallationError, SchemaTooNewError) as error:
+            raise StartError(str(error)) from error
+        except ValueError as error:
+            raise StartError(f"the settings do not fit: {settings_fault(error)}") from error
+        except SQLAlchemyError as error:
+            raise StartError(
+                f"the database cannot be used: {type(error).__name__}; check database_url, and that the server is up"
+            ) from error
+
+    async def _start_certificates(self) -> dict[str, Any] | None:
+        settings = {"data_dir": self._data_dir, **self._only("tls_port", "mtls_port", "health_port")}
+        return await self._spawn("certificates", "handclasp.certificate_service", settings)
+
+    async def _start_executions(self, prepared: Prepared, certificate_service: str) -> dict[str, Any] | None:
+        identity = prepared.execution_identity
+        if identity is None:
+            raise StartError("the execution server has no identity; enable the user execution-server")
+        settings = {
+            "certificate_service": certificate_service,
+            "ca_file": prepared.ca_file,
+            "identity_cert": identity / CERTIFICATE,
+            "identity_key": identity / KEY,
+            **self._only("port", "health_port"),
+        }
+        return await self._spawn("executions", "handclasp.integration_execution", settings)
+
+    def _only(self, *names: str) -> dict[str, int]:
+        return {name: port for name, port in self._ports.items() if name in names}
+
+    async def _spawn(self, name: str, module: str, settings: Mapping[str, object]) -> dict[str, Any] | None:
+        """Starts a service and waits until it is ready; what its ready file says."""
+        ready_file = self._data_dir / f".{name}-ready.json"
+        ready_file.unlink(missing_ok=True)
+        prefix = f"HANDCLASP_{name.upper()}_"
+        own = {**settings, "ready_file": ready_file, "log__file": self._logs / f"{name}.log"}
+        environment = {f"{prefix}{key.upper()}": str(value) for key, value in own.items()}
+        self._processes[name] = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            env={**os.environ, **environment, PARENT_PIPE_VARIABLE: str(self._pipe)},
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=[self._pipe],
+            # Ctrl-C is for this process, which then stops the services in order.
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._until(_appearance(ready_file))
+        except TimeoutError:
+            raise StartError(
+                f"the service {name} was not ready within {_START_TIMEOUT:.0f} s; see {self._logs / name}.log"
+            ) from None
+        return None if self._stop.requested else json.loads(ready_file.read_text(encoding="utf-8"))
+
+    async def _until(self, event: Any) -> None:
+        """Waits for an event, a stop, or the end of a service, which is an error."""
+        ends = {asyncio.create_task(process.wait()): (name, process) for name, process in self._processes.items()}
+        awaited = [asyncio.create_task(event), asyncio.create_task(self._stop.wait())]
+        try:
+            done, _ = await asyncio.wait({*ends, *awaited}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*ends, *awaited):
+                task.cancel()
+        for task in done:
+            if task in ends and not self._stop.requested:
+                name, process = ends[task]
+                raise StartError(
+                    f"the service {name} ended by itself, with status {process.returncode}; what it said last is above,"
+                    f" or in {self._logs / name}.log"
+                )
+
+
+async def _appearance(path: Path) -> None:
+    while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        await asyncio.sleep(0.02)
+
+
+def _write_ready_file(path: Path, pair: RunningPair) -> None:
+    content = {
+        **pair.addresses,
+        "ca_file": str(pair.prepared.ca_file),
+        "ca_fingerprint": pair.prepared.ca_fingerprint,
+        "context_file": None if pair.context_file is None else str(pair.context_file),
+    }
+    write_atomically(path, f"{json.dumps(content, indent=2)}\n".encode(), 0o644)

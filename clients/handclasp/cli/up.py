@@ -1,0 +1,76 @@
+"""`handclasp up`: both services on this machine, as processes, with everything in one folder."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from handclasp.cli.commands import single
+from handclasp.cli.first_administrator import announce
+from handclasp.cli.output import print_line
+from handclasp.errors import FailedPrecondition, HandclaspError, Reason
+
+if TYPE_CHECKING:
+    from handclasp.cli.pair import RunningPair
+
+app = single("Both services on this machine.")
+
+
+@app.command("up")
+def up(
+    data_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Keys, database, logs and context file; nothing is written elsewhere.")
+    ] = Path("handclasp-data"),
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Listen on any free ports.")] = False,
+    ready_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Written once both services are healthy: JSON.")
+    ] = None,
+) -> None:
+    """Start both services on this machine, and stop them on Ctrl-C. The first start makes the CA and the user admin."""
+    from handclasp.cli.pair import run_pair  # noqa: PLC0415 - brings in both services
+    from handclasp.transport.process import StartError  # noqa: PLC0415
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("Starting both services ...") as status:
+
+        def ready(pair: RunningPair) -> None:
+            status.stop()
+            announce(pair.prepared, data_dir)
+            _print_how_to_go_on(pair)
+
+        try:
+            asyncio.run(run_pair(data_dir, free_ports=free_ports, ready_file=ready_file, ready=ready))
+        except (StartError, HandclaspError) as error:
+            raise FailedPrecondition(Reason.START_NOT_POSSIBLE, str(error)) from error
+
+
+def _print_how_to_go_on(pair: RunningPair) -> None:
+    prepared, addresses = pair.prepared, pair.addresses
+    print_line(f"CA fingerprint (SHA-256): {prepared.ca_fingerprint}")
+    print_line(
+        f"Serving: certificates on {addresses['certificates_tls']} (TLS) and {addresses['certificates_mtls']} (mTLS),"
+        f" integrations on {addresses['executions']} (mTLS). Logs: {pair.logs}"
+    )
+    identity = prepared.administrator_identity
+    if pair.context_file is None or identity is None:
+        print_line("No context file was written: the user admin is disabled or gone.")
+        return
+    method = "handclasp.integrations.v1.IntegrationService/ExecuteIntegration"
+    body = '{"name": "integrations/echo", "input": {"hello": "world"}}'
+    certificate, key = identity / "cert.pem", identity / "key.pem"
+    print_line("\nTry:")
+    print_line(f"  export HANDCLASP_CONTEXT={pair.context_file}")
+    print_line("""  handclasp run echo --input '{"hello": "world"}'""")
+    print_line(
+        f"  grpcurl -cacert {prepared.ca_file} -cert {certificate} -key {key} -d '{body}'"
+        f" {addresses['executions']} {method}"
+    )
+    print_line(
+        f"  buf curl --protocol grpc --cacert {prepared.ca_file} --cert {certificate} --key {key} -d '{body}'"
+        f" https://{addresses['executions']}/{method}"
+    )
+    print_line("\nPress Ctrl-C to stop.")

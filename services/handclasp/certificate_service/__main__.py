@@ -1,0 +1,6 @@
+"""`python -m handclasp.certificate_service`."""
+
+from handclasp.certificate_service.main import run
+
+if __name__ == "__main__":
+    run()

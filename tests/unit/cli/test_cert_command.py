@@ -1,0 +1,243 @@
+"""`handclasp cert`: files, keys, and what happens when something fails on the way."""
+
+from __future__ import annotations
+
+import stat
+from datetime import datetime
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from handclasp.certificates.v1 import certificate_service_pb2 as messages
+from handclasp.certificates.v1.certificate_pb2 import (
+    REVOCATION_REASON_KEY_COMPROMISE,
+    REVOCATION_REASON_NONE_GIVEN,
+    Certificate,
+)
+from handclasp.client.possession import make_statement
+from handclasp.errors import HandclaspError, NotFound, PermissionDenied, Reason
+from tests.support.outside_ca import OutsideCA
+from tests.unit.cli.conftest import Handclasp
+from tests.unit.client import small_service
+from tests.unit.client.small_service import Small
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def are_a_pair(out: Path) -> bool:
+    leaf = x509.load_pem_x509_certificates((out / "cert.pem").read_bytes())[0]
+    return load_pem_private_key((out / "key.pem").read_bytes(), None).public_key() == leaf.public_key()
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--server-key",), ("--key-type", "p384"), ("--server-key", "--key-type=p384")]
+)
+def test_issue_writes_a_pair_and_says_what(
+    handclasp: Handclasp, small: Small, out: Path, options: tuple[str, ...]
+) -> None:
+    ran = handclasp("cert", "issue", "--user", "alice", "--out", out, *options, "-o", "json")
+    assert (ran.status, ran.err) == (0, "")
+    assert are_a_pair(out)
+    assert len(x509.load_pem_x509_certificates((out / "cert.pem").read_bytes())) == 2
+    assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600
+    assert ran.json["id"] == "c1"
+    assert ran.json["name"] == "certificates/c1"
+    assert ran.json["user"] == "users/alice"
+    assert {"serial", "fingerprint", "not_after"} <= ran.json.keys()
+    assert ran.json["certificate_file"] == str(out / "cert.pem")
+    assert ran.json["key_file"] == str(out / "key.pem")
+    assert "PRIVATE KEY" not in ran.out
+    [seen] = small.seen
+    if "--server-key" in options:
+        kind = messages.KEY_ALGORITHM_EC_P384 if len(options) == 2 else messages.KEY_ALGORITHM_EC_P256
+        assert seen.request.generate_key == kind
+    else:
+        assert "PRIVATE" not in seen.request.csr_pem
+
+
+def test_issue_passes_everything_on(handclasp: Handclasp, small: Small, out: Path) -> None:
+    options = ("--lifetime", "90m", "--description", "for tests", "--label", "a=1", "--label", "b=x=y")
+    names = ("--server-name", "run.example", "--server-name", "127.0.0.1")
+    assert handclasp("cert", "issue", "--user", "users/alice", "--out", out, *options, *names).status == 0
+    [seen] = small.seen
+    assert seen.request.lifetime.seconds == 90 * 60
+    assert dict(seen.request.labels) == {"a": "1", "b": "x=y"}
+    assert (seen.request.user, seen.request.description) == ("users/alice", "for tests")
+    assert list(seen.request.server_names) == ["run.example", "127.0.0.1"]
+    assert seen.request.request_id
+
+
+def test_issue_for_a_request_writes_no_key(handclasp: Handclasp, out: Path, tmp_path: Path) -> None:
+    assert handclasp("csr", "new", "--out", tmp_path / "mine").status == 0
+    issue = ("cert", "issue", "--user", "alice", "--csr", tmp_path / "mine" / "request.csr", "--out", out)
+    ran = handclasp(*issue, "-o", "json")
+    assert ran.status == 0
+    assert ran.json["key_file"] is None
+    assert [path.name for path in out.iterdir()] == ["cert.pem"]
+    (out / "key.pem").write_bytes((tmp_path / "mine" / "key.pem").read_bytes())
+    assert are_a_pair(out)
+
+
+@pytest.mark.parametrize("name", ["key.pem", "cert.pem"])
+@pytest.mark.parametrize("options", [(), ("--server-key",)])
+def test_nothing_is_issued_if_a_file_is_there(
+    handclasp: Handclasp, small: Small, out: Path, name: str, options: tuple[str, ...]
+) -> None:
+    out.mkdir()
+    (out / name).write_text("mine")
+    ran = handclasp("cert", "issue", "--user", "alice", "--out", out, *options)
+    assert ran.status == 1
+    assert ran.err.startswith("FILE_EXISTS: ")
+    assert not small.seen
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [(), ("--server-key",)])
+def test_a_refusal_leaves_no_files(handclasp: Handclasp, small: Small, out: Path, options: tuple[str, ...]) -> None:
+    small.refuse["IssueCertificate"] = [NotFound(Reason.USER_NOT_FOUND, "there is no user alice; look at the list")]
+    ran = handclasp("cert", "issue", "--user", "alice", "--out", out, *options)
+    assert (ran.status, ran.err) == (4, "USER_NOT_FOUND: there is no user alice; look at the list\n")
+    assert list(out.iterdir()) == []
+
+
+def test_a_lost_answer_is_asked_for_again(handclasp: Handclasp, small: Small, out: Path) -> None:
+    small.refuse["IssueCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+    assert handclasp("cert", "issue", "--user", "alice", "--out", out).status == 0
+    assert len({seen.request.request_id for seen in small.seen}) == 1
+    assert are_a_pair(out)
+
+
+def test_a_key_made_by_the_service_and_lost_on_the_way(handclasp: Handclasp, small: Small, out: Path) -> None:
+    small.refuse["IssueCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+    ran = handclasp("cert", "issue", "--user", "alice", "--server-key", "--out", out)
+    assert ran.status == 1
+    assert ran.err.startswith("KEY_NOT_RETAINED: ")
+    assert "`handclasp cert revoke c1`" in ran.err
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [
+        [grpc.StatusCode.DEADLINE_EXCEEDED],
+        # The first attempt's answer was lost, so that what is said to the second proves nothing.
+        [grpc.StatusCode.UNAVAILABLE, NotFound(Reason.USER_NOT_FOUND, "there is no user alice")],
+    ],
+)
+def test_the_key_is_kept_if_a_certificate_may_have_been_issued(
+    handclasp: Handclasp, small: Small, out: Path, refusals: list[HandclaspError | grpc.StatusCode]
+) -> None:
+    small.refuse["IssueCertificate"] = [*refusals]
+    ran = handclasp("cert", "issue", "--user", "alice", "--out", out)
+    assert ran.status == 1
+    assert "may have been issued" in ran.err
+    assert str(out / "key.pem") in ran.err
+    assert [path.name for path in out.iterdir()] == ["key.pem"]
+    assert load_pem_private_key((out / "key.pem").read_bytes(), None)
+
+
+def test_upload_with_key_proves_possession(handclasp: Handclasp, small: Small, tmp_path: Path) -> None:
+    leaf = OutsideCA().intermediate().issue("partner")
+    (tmp_path / "cert.pem").write_text(leaf.pem)
+    (tmp_path / "key.pem").write_text(leaf.key_pem)
+    (tmp_path / "key.pem").chmod(0o600)
+    ran = handclasp(
+        "cert", "upload", "--user", "alice", tmp_path / "cert.pem", "--key", tmp_path / "key.pem", "-o", "json"
+    )
+    assert (ran.status, ran.json["id"]) == (0, "up")
+    [seen] = small.asked("UploadCertificate")
+    assert seen.request.pem == leaf.pem
+    proof = seen.request.possession_proof
+    dated = proof.statement.splitlines()[-1]
+    assert proof.statement == make_statement(
+        trust_domain=small_service.TRUST_DOMAIN,
+        user_id="alice",
+        fingerprint=leaf.certificate.fingerprint(hashes.SHA256()).hex(),
+        signed_at=datetime.fromisoformat(dated),
+    )
+    assert proof.signature
+    assert leaf.key_pem not in str(seen.request)
+
+
+def test_upload_of_der_without_key(handclasp: Handclasp, small: Small, tmp_path: Path) -> None:
+    leaf = OutsideCA().issue()
+    (tmp_path / "cert.der").write_bytes(leaf.der)
+    assert handclasp("cert", "upload", tmp_path / "cert.der", "--user", "bob").status == 0
+    [seen] = small.seen
+    assert seen.request.der == leaf.der
+    assert not seen.request.HasField("possession_proof")
+
+
+def test_list_with_filters(handclasp: Handclasp, small: Small) -> None:
+    ran = handclasp(
+        *("cert", "list", "--user", "alice", "--state", "active", "--state", "not-yet-valid", "--serial", "0a:bc"),
+        *("--fingerprint", "ff", "--expires-before", "2030-01-31", "--expires-after", "2029-01-31T12:00:00+02:00"),
+        *("--limit", "2", "-o", "json"),
+    )
+    assert [certificate["id"] for certificate in ran.json["certificates"]] == ["c0", "c1"]
+    [seen] = small.seen
+    assert seen.request.user == "users/alice"
+    assert list(seen.request.states) == [Certificate.STATE_ACTIVE, Certificate.STATE_NOT_YET_VALID]
+    assert (seen.request.serial, seen.request.fingerprint) == ("0a:bc", "ff")
+    assert seen.request.expire_before.ToJsonString() == "2030-01-31T00:00:00Z"
+    assert seen.request.expire_after.ToJsonString() == "2029-01-31T10:00:00Z"
+
+
+def test_show_fits_the_terminal_and_does_not_steer_it(handclasp: Handclasp) -> None:
+    ran = handclasp("cert", "show", "c1")
+    assert ran.status == 0
+    assert "\x1b" not in ran.out
+    assert "[bold]odd[/bold] \\x1b[31mred" in ran.out
+    assert "f" * 64 in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+
+
+def test_download(handclasp: Handclasp, tmp_path: Path) -> None:
+    printed = handclasp("cert", "download", "certificates/c1").out
+    assert printed.startswith("-----BEGIN CERTIFICATE-----\n")
+    out = tmp_path / "c1.pem"
+    assert handclasp("cert", "download", "c1", "--out", out).status == 0
+    assert out.read_text() == printed
+    assert handclasp("cert", "download", "c1", "--out", out).status == 1
+
+
+def test_update_names_what_changes(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("cert", "update", "c1", "--description", "", "--no-labels").status == 0
+    [seen] = small.seen
+    assert list(seen.request.update_mask.paths) == ["description", "labels"]
+    assert handclasp("cert", "update", "c1").status == 2
+
+
+def test_revoke_one_or_all(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("cert", "revoke", "c1", "--reason", "key-compromise").status == 0
+    ran = handclasp("cert", "revoke", "--user", "alice", "--all", "-o", "json")
+    assert ran.json == {"user": "users/alice", "revoked_count": 2}
+    one, every = small.seen
+    assert (one.request.name, one.request.reason) == ("certificates/c1", REVOCATION_REASON_KEY_COMPROMISE)
+    assert (every.request.user, every.request.reason) == ("users/alice", REVOCATION_REASON_NONE_GIVEN)
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("c1", "--all"), ("--user", "alice"), ("c1", "--user", "alice", "--all"), ("--all",)]
+)
+def test_revoke_says_clearly_what(handclasp: Handclasp, small: Small, args: tuple[str, ...]) -> None:
+    ran = handclasp("cert", "revoke", *args)
+    assert ran.status == 2
+    assert not small.seen
+
+
+def test_a_denial_tells_how_to_ask_why(handclasp: Handclasp, small: Small) -> None:
+    denied = PermissionDenied(Reason.ACCESS_DENIED, "you may not\nrevoke this", metadata={"decision": "decisions/d1"})
+    small.refuse["RevokeCertificate"] = [denied]
+    ran = handclasp("cert", "revoke", "c1")
+    assert ran.status == 3
+    assert len(ran.err.splitlines()) == 1
+    assert ran.err.startswith("ACCESS_DENIED: you may not revoke this (decision decisions/d1; `handclasp explain ")

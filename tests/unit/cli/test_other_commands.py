@@ -1,0 +1,222 @@
+"""The other commands: users, profiles, trust, running, explaining, the context file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from handclasp.authorization.v1.permission_pb2 import (
+    PERMISSION_EXECUTE_INTEGRATIONS,
+    PERMISSION_USER_MANAGEMENT,
+    Grant,
+)
+from handclasp.errors import FieldViolation, InvalidArgument, PermissionDenied, Reason
+from tests.support.outside_ca import OutsideCA
+from tests.unit.cli.conftest import Handclasp
+from tests.unit.client.small_service import Small
+
+
+def test_create_user(handclasp: Handclasp, small: Small, password_file: Path) -> None:
+    create = ("user", "create", "bob", "--profile", "regular-user", "--profile", "accessProfiles/clerk")
+    ran = handclasp(*create, "--password-file", password_file, "--display-name", "Bob", "-o", "json")
+    assert (ran.status, ran.json["id"]) == (0, "bob")
+    [seen] = small.seen
+    assert (seen.request.user_id, seen.request.password) == ("bob", "correct horse battery")
+    assert list(seen.request.user.access_profiles) == ["accessProfiles/regular-user", "accessProfiles/clerk"]
+    assert seen.authorization is None
+    assert "horse" not in ran.out
+
+
+def test_a_new_users_password_on_standard_input(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("user", "create", "users/bob", "--password-stdin", stdin="from stdin 123\n").status == 0
+    [seen] = small.seen
+    assert (seen.request.user_id, seen.request.password) == ("bob", "from stdin 123")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_log_in_by_password_before_and_after_the_subcommand(
+    handclasp: Handclasp, small: Small, password_file: Path, place: str
+) -> None:
+    login = ("--as", "carol", "--password-file", str(password_file))
+    args = (*login, "user", "list") if place == "before" else ("user", "list", *login)
+    ran = handclasp(*args)
+    assert ran.status == 0
+    assert "alice" in ran.out
+    [seen] = small.seen
+    assert seen.authorization == "Basic Y2Fyb2w6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5"
+
+
+def test_the_context_before_and_after_the_subcommand(bare: Handclasp, small: Small, context_file: Path) -> None:
+    for args in (
+        ("--context", context_file, "user", "show", "alice"),
+        ("user", "show", "alice", "--context", context_file),
+    ):
+        assert bare(*args).status == 0
+    assert bare("user", "show", "alice").err.startswith("CONTEXT_NOT_FOUND: ")
+    assert bare("--context", "absent", "user", "show", "alice", "--context", context_file).status == 0
+    assert len(small.seen) == 3
+
+
+def test_a_context_that_logs_in_by_password(bare: Handclasp, small: Small, tmp_path: Path, password_file: Path) -> None:
+    (tmp_path / "ca.pem").write_text(small.root.pem)
+    made = bare(
+        *("context", "new", "--certificates-tls", small.tls, "--ca", tmp_path / "ca.pem", "--user", "dora"),
+        *("--password-file", password_file),
+    )
+    assert made.status == 0
+    assert bare("user", "show", "dora").status == 0
+    assert [seen.authorization for seen in small.seen] == ["Basic ZG9yYTpjb3JyZWN0IGhvcnNlIGJhdHRlcnk="]
+    assert bare("context", "new").err.startswith("FILE_EXISTS: ")
+    shown = bare("context", "show", "-o", "json").json
+    assert (shown["certificates_tls"], shown["username"], shown["key"]) == (small.tls, "dora", None)
+
+
+def test_change_a_user(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("user", "update", "bob", "--no-profiles").status == 0
+    assert handclasp("user", "disable", "bob", "-o", "json").json["state"] == "STATE_DISABLED"
+    assert handclasp("user", "enable", "users/bob", "-o", "json").json["state"] == "STATE_ACTIVE"
+    update, disable, enable = small.seen
+    assert list(update.request.update_mask.paths) == ["access_profiles"]
+    assert {request.name for request in (disable.request, enable.request, update.request.user)} == {"users/bob"}
+    assert handclasp("user", "update", "bob").status == 2
+
+
+def test_set_password(handclasp: Handclasp, small: Small, password_file: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.write_text("a new password\n")
+    new.chmod(0o600)
+    login = ("--as", "carol", "--password-file", password_file)
+    assert handclasp(*login, "user", "set-password", "carol", "--password-file", new).status == 0
+    assert handclasp(*login, "user", "set-password", "bob", "--password-file", new).status == 0
+    own, other = (seen.request for seen in small.seen)
+    assert (own.new_password, own.old_password) == ("a new password", "correct horse battery")
+    assert other.old_password == ""
+    ran = handclasp("user", "set-password", "bob")
+    assert ran.status == 2
+    assert "no terminal" in ran.err
+
+
+def test_a_wrong_old_password_is_not_asked_for_without_a_terminal(
+    handclasp: Handclasp, small: Small, password_file: Path
+) -> None:
+    small.refuse["SetPassword"] = [PermissionDenied(Reason.OLD_PASSWORD_WRONG, "the old password is needed")]
+    ran = handclasp("user", "set-password", "alice", "--password-file", password_file)
+    assert (ran.status, ran.err) == (3, "OLD_PASSWORD_WRONG: the old password is needed\n")
+
+
+def test_profiles(handclasp: Handclasp, small: Small) -> None:
+    create = ("profile", "create", "clerk", "--grant", "execute-integrations=integrations/orders.*")
+    assert handclasp(*create, "--grant", "USER_MANAGEMENT", "--description", "Clerks").status == 0
+    [seen] = small.seen
+    assert list(seen.request.access_profile.grants) == [
+        Grant(permission=PERMISSION_EXECUTE_INTEGRATIONS, resource_pattern="integrations/orders.*"),
+        Grant(permission=PERMISSION_USER_MANAGEMENT),
+    ]
+    assert "EXECUTE_INTEGRATIONS=integrations/orders.*" in handclasp("profile", "show", "clerk").out
+    assert "administrator" in handclasp("profile", "list").out
+    assert handclasp("profile", "update", "clerk", "--no-grants").status == 0
+    assert handclasp("profile", "delete", "clerk", "-o", "json").json == {"deleted": "accessProfiles/clerk"}
+
+
+@pytest.mark.parametrize("grant", ["NOSUCH", "UNSPECIFIED", "USER_MANAGEMENT=", ""])
+def test_grants_that_are_none(handclasp: Handclasp, small: Small, grant: str) -> None:
+    ran = handclasp("profile", "create", "clerk", "--grant", grant)
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1)
+    assert not small.seen
+
+
+def test_trust_anchors(handclasp: Handclasp, small: Small, tmp_path: Path) -> None:
+    ca = OutsideCA()
+    (tmp_path / "ca.pem").write_text(ca.pem)
+    (tmp_path / "ca.der").write_bytes(ca.der)
+    assert handclasp("trust", "add", tmp_path / "ca.pem", "--display-name", "Partner").status == 0
+    assert handclasp("trust", "add", tmp_path / "ca.der", "-o", "json").json["id"] == "t1"
+    assert handclasp("trust", "list", "-o", "json").json["trust_anchors"][0]["name"] == "trustAnchors/t1"
+    assert handclasp("trust", "remove", "t1").status == 0
+    as_pem, as_der, _, removed = (seen.request for seen in small.seen)
+    assert (as_pem.pem, as_der.der, removed.name) == (ca.pem, ca.der, "trustAnchors/t1")
+
+
+def test_trust_fetch_needs_no_context(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "ca.pem"
+    fetch = ("trust", "fetch", small.tls, "--out", out, "--ca-fingerprint")
+    ran = bare(*fetch, "0" * 64)
+    assert ran.status == 3
+    assert ran.err.startswith("CA_FINGERPRINT_MISMATCH: ")
+    assert not out.exists()
+    assert bare(*fetch, small.fingerprint).status == 0
+    assert out.read_text() == small.root.pem
+    assert bare(*fetch, small.fingerprint).err.startswith("FILE_EXISTS: ")
+
+
+def test_run_passes_json_on_exactly(handclasp: Handclasp, small: Small, tmp_path: Path) -> None:
+    exact = '{"a": 1.10, "b":123456789012345678901234567890}'
+    (tmp_path / "input.json").write_text(exact)
+    for given, stdin in ((exact, None), (f"@{tmp_path / 'input.json'}", None), ("-", exact)):
+        ran = handclasp("run", "echo", "--input", given, stdin=stdin)
+        assert (ran.status, ran.out) == (0, exact + "\n")
+    assert handclasp("run", "integrations/echo").out == "{}\n"
+    assert {seen.request.name for seen in small.seen} == {"integrations/echo"}
+
+
+def test_run_without_context(bare: Handclasp, small: Small, context_file: Path, password_file: Path) -> None:
+    folder = context_file.parent
+    identity = ("--cert", folder / "cert.pem", "--key", folder / "key.pem")
+    server = ("--address", small.mtls, "--ca", folder / "ca.pem")
+    login = ("--user", "alice", "--password-file", password_file)
+    assert bare("run", "echo", *identity, *server, *login).status == 0
+    assert [seen.authorization for seen in small.seen] == ["Basic YWxpY2U6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5"]
+    assert bare("run", "echo", *server).err.startswith("CREDENTIALS_MISSING: ")
+    assert bare("run", "echo", *server, "--cert", folder / "cert.pem").status == 2
+
+
+def test_run_names_each_field_at_fault_on_one_line(handclasp: Handclasp, small: Small) -> None:
+    violations = [FieldViolation("lines.3.price", "has to be a decimal"), FieldViolation("currency", "is missing")]
+    small.refuse["ExecuteIntegration"] = [
+        InvalidArgument(Reason.INPUT_INVALID, "the input does not fit", violations=violations)
+    ]
+    ran = handclasp("run", "orders.summarize")
+    assert (ran.status, ran.out) == (5, "")
+    assert ran.err == (
+        "INPUT_INVALID: the input does not fit; lines.3.price: has to be a decimal; currency: is missing\n"
+    )
+
+
+def test_run_gives_up_after_its_timeout(handclasp: Handclasp) -> None:
+    ran = handclasp("run", "slow", "--timeout", "1s")
+    assert ran.status == 1
+    assert ran.err.startswith("DEADLINE_EXCEEDED: ")
+
+
+def test_run_with_a_refused_certificate(handclasp: Handclasp, context_file: Path) -> None:
+    folder = context_file.parent
+    foreign = OutsideCA("foreign").issue("mallory")
+    (folder / "foreign.pem").write_text(foreign.pem)
+    (folder / "foreign.key").write_text(foreign.key_pem)
+    (folder / "foreign.key").chmod(0o600)
+    ran = handclasp("run", "echo", "--cert", folder / "foreign.pem", "--key", folder / "foreign.key")
+    assert (ran.status, len(ran.err.splitlines())) == (3, 1)
+    assert ran.err.startswith("HANDSHAKE_REFUSED: ")
+    (folder / "foreign.key").chmod(0o644)
+    ran = handclasp("run", "echo", "--cert", folder / "foreign.pem", "--key", folder / "foreign.key")
+    assert (ran.status, ran.err.split(":")[0]) == (5, "FILE_OPEN_TO_OTHERS")
+
+
+def test_integrations_and_decisions(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("integration", "list", "-o", "json").json["integrations"][0]["id"] == "echo"
+    assert "1.2.3" in handclasp("integration", "show", "echo").out
+    explained = handclasp("explain", "d1", "-o", "json").json
+    assert (explained["id"], explained["decision"]["reason"]) == ("d1", "DECISION_REASON_REVOKED")
+    assert "the certificate was revoked" in handclasp("explain", "decisions/d1").out
+    assert {seen.request.name for seen in small.asked("ExplainDecision")} == {"decisions/d1"}
+
+
+def test_signing_requests_stay_here(bare: Handclasp, tmp_path: Path) -> None:
+    ran = bare("csr", "new", "--out", tmp_path / "new", "--common-name", "partner", "-o", "json")
+    assert sorted(json.loads(ran.out)) == ["csr_file", "key_file"]
+    assert (tmp_path / "new" / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert bare("csr", "new", "--out", tmp_path / "new").err.startswith("FILE_EXISTS: ")
+    assert bare("csr", "new", "--out", tmp_path / "odd", "--common-name", "x" * 65).status == 5
+    assert not (tmp_path / "odd").exists()
