@@ -49,6 +49,10 @@ class ScriptedCertificateService(CertificateServiceServicer):
     granted: dict[bytes, set[str]] = field(default_factory=dict)
     failure: grpc.StatusCode | None = None
     delay: float = 0.0
+    answer_about: str | None = None
+    """A resource that decisions are about, whatever was asked."""
+    batch_loss: int = 0
+    """How many decisions of a batch are left out."""
     checked: list[messages.CheckPermissionRequest] = field(default_factory=list)
     batches: list[messages.BatchCheckPermissionsRequest] = field(default_factory=list)
     bundles_read: int = 0
@@ -66,7 +70,7 @@ class ScriptedCertificateService(CertificateServiceServicer):
         self.batches.append(request)
         await self._misbehave(context)
         decisions = [self._decide(request, resource) for resource in request.resources]
-        return messages.BatchCheckPermissionsResponse(decisions=decisions)
+        return messages.BatchCheckPermissionsResponse(decisions=decisions[self.batch_loss :])
 
     async def GetTrustBundle(  # noqa: N802
         self,
@@ -99,7 +103,7 @@ class ScriptedCertificateService(CertificateServiceServicer):
             rule="as the test says",
             user="users/alice",
             permission=request.permission,
-            resource=resource,
+            resource=self.answer_about or resource,
             decide_time=now,
         )
         if reason == decision_pb2.DECISION_REASON_CREDENTIALS_THROTTLED:

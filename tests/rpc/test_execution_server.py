@@ -276,6 +276,17 @@ async def test_a_decision_of_a_newer_service_is_a_no(pair: Pair) -> None:
     assert type(await refusal(stub.ExecuteIntegration(execute("echo")))) is PermissionDenied
 
 
+async def test_a_yes_to_another_question_is_no_yes(pair: Pair) -> None:
+    stub = await pair.stub()
+    pair.service.answer_about = "integrations/other"
+    for call in (stub.ExecuteIntegration(execute("echo")), stub.ListIntegrations(messages.ListIntegrationsRequest())):
+        assert (await refusal(call)).reason == "AUTHORIZER_UNAVAILABLE"
+    pair.service.answer_about = None
+    pair.service.batch_loss = 1
+    error = await refusal(stub.ListIntegrations(messages.ListIntegrationsRequest()))
+    assert error.reason == "AUTHORIZER_UNAVAILABLE"
+
+
 async def test_taken_away_on_an_open_connection_it_is_refused_at_the_next_call(pair: Pair) -> None:
     stub = await pair.stub()
     await stub.ExecuteIntegration(execute("echo"))

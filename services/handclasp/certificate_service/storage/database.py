@@ -6,14 +6,14 @@ calls that write therefore share transactions: see `group_commit.py`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Executable, Result, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from handclasp.certificate_service.storage.group_commit import GroupCommit
 from handclasp.errors import HandclaspError, Reason, Unavailable
@@ -51,13 +51,19 @@ class Transaction(Snapshot):
 
 
 class Database:
-    """Both engines and the group commit; made by `open_database`."""
+    """Snapshots, single queries, and the group commit; made by `open_database`.
 
-    def __init__(self, readers: AsyncEngine, writer: AsyncEngine, *, autocommit: Mapping[str, Any], batch: int) -> None:
-        self._readers = readers
+    Args:
+        snapshots: each of its transactions sees one state.
+        queries: each query sees what is committed by then; it has no transactions.
+        writer: commits are on disk when they return.
+    """
+
+    def __init__(self, *, snapshots: AsyncEngine, queries: AsyncEngine, writer: AsyncEngine, batch: int) -> None:
+        self._snapshots = snapshots
+        self._queries = queries
         self._writer = writer
-        self._autocommit = autocommit
-        self._commits = GroupCommit(self._writer, Transaction, batch=batch)
+        self._commits = GroupCommit(writer, Transaction, batch=batch)
 
     @property
     def writer(self) -> AsyncEngine:
@@ -66,11 +72,11 @@ class Database:
 
     def reader(self) -> AsyncConnection:
         """A connection of one's own, not yet connected, on which each query sees what is committed by then."""
-        return self._readers.execution_options(**self._autocommit).connect()
+        return self._queries.connect()
 
     async def read(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """Runs `work` on a snapshot. It sees every write that returned before."""
-        async with self._readers.begin() as connection:
+        async with self._snapshots.begin() as connection:
             return await work(Snapshot(connection))
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -83,9 +89,9 @@ class Database:
 
     async def close(self) -> None:
         await self._commits.close()
-        await self._readers.dispose()
-        if self._writer is not self._readers:
-            await self._writer.dispose()
+        # Those that share a pool dispose of it more than once, which does no harm.
+        for engine in (self._snapshots, self._queries, self._writer):
+            await engine.dispose()
 
 
 def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
@@ -100,24 +106,25 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
     """
     kind = make_url(url).get_backend_name()
     if kind == "sqlite":
+        engine = _sqlite_engine(url, "BEGIN", size=readers)
         return Database(
-            _sqlite_engine(url, "BEGIN", size=readers),
-            _sqlite_engine(url, "BEGIN IMMEDIATE", size=1),
-            autocommit={_NO_BEGIN: True},
+            snapshots=engine,
+            queries=engine.execution_options(**{_NO_BEGIN: True}),
+            writer=_sqlite_engine(url, "BEGIN IMMEDIATE", size=1),
             batch=batch,
         )
     if kind == "postgresql":
         engine = create_async_engine(
             url, pool_size=readers + 2, max_overflow=0, pool_pre_ping=True, hide_parameters=True
         )
-        snapshots = engine.execution_options(isolation_level="REPEATABLE READ")
-        return Database(snapshots, engine, autocommit={"isolation_level": "AUTOCOMMIT"}, batch=batch)
+        # Both are derived from the same engine: options of an engine derived from another one come after its own.
+        return Database(
+            snapshots=engine.execution_options(isolation_level="REPEATABLE READ"),
+            queries=engine.execution_options(isolation_level="AUTOCOMMIT"),
+            writer=engine,
+            batch=batch,
+        )
     raise ValueError(f"a database of the kind '{kind}' is not supported; use sqlite+aiosqlite or postgresql+psycopg")
-
-
-def migration_engine(url: str) -> AsyncEngine:
-    """An engine for one-off work."""
-    return create_async_engine(url, poolclass=NullPool, hide_parameters=True)
 
 
 def storage_error(error: Exception) -> HandclaspError | None:
