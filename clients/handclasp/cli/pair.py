@@ -67,7 +67,7 @@ async def run_pair(
             reading, writing = os.pipe()
             stack.callback(os.close, writing)
             stack.callback(os.close, reading)
-            services = _Services(Path(os.path.abspath(data_dir)), reading, stop, free_ports=free_ports)
+            services = _Services(data_dir, reading, stop, free_ports=free_ports)
             stack.push_async_callback(services.stop)
             pair = await services.start()
             if pair is None:

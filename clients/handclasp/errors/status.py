@@ -71,7 +71,8 @@ def status_details(error: HandclaspError) -> bytes:
         item.Pack(detail)
         packed.append(item)
     code: int = status_code(error).value[0]
-    return status_pb2.Status(code=code, message=error.message, details=packed).SerializeToString()
+    serialized: bytes = status_pb2.Status(code=code, message=error.message, details=packed).SerializeToString()
+    return serialized
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> HandclaspError:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 # gRPC's core writes a line to standard error for each handshake that fails, which anybody can bring about. It reads
 # this when it is first used.
@@ -17,7 +14,6 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 import structlog
-from pydantic import ValidationError
 
 from handclasp.errors import PermissionDenied, Reason, Unauthenticated
 from handclasp.integration_execution.authorizer import RemoteAuthorizer
@@ -27,12 +23,12 @@ from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integration_execution.trust import TrustBundleReader, TrustReloader
 from handclasp.integrations.v1.integration_service_pb2_grpc import add_IntegrationServiceServicer_to_server
-from handclasp.transport.files import SecretFileError, read_secret, write_atomically
+from handclasp.transport.files import SecretFileError, read_secret
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.interceptor import CallInterceptor
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
-from handclasp.transport.logs import set_up_logging
 from handclasp.transport.peer import Peer
+from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.tls import (
     ReloadingCredentials,
@@ -43,10 +39,6 @@ from handclasp.transport.tls import (
 )
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-class StartError(Exception):
-    """The server cannot start. The message says why, and what to do."""
 
 
 async def serve(settings: ExecutionSettings, stop: StopRequests | None = None) -> None:
@@ -91,12 +83,12 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
         authorizer = RemoteAuthorizer(channel, timeout=settings.decision_timeout)
         add_IntegrationServiceServicer_to_server(IntegrationRpc(registry, authorizer, IntegrationRunner()), server)
         health = add_health_and_reflection(server, [SERVICE_NAME])
-        port = _listen(server, settings, credentials)
+        port = listen(server, settings.host, settings.port, credentials, setting="port")
         try:
             http = HttpServer(health_routes(missing), host=settings.health_host, port=settings.health_port)
             await stack.enter_async_context(http)
         except OSError as error:
-            raise _port_taken("health_port", settings.health_host, settings.health_port) from error
+            raise port_taken("health_port", settings.health_host, settings.health_port) from error
         await server.start()
         await set_serving(health, [SERVICE_NAME], serving=True)
         if reloader is not None:
@@ -104,7 +96,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
             reloading_task.add_done_callback(_stop_if_failed(stop))
             stack.callback(reloading_task.cancel)
         if settings.ready_file is not None:
-            _write_ready_file(settings.ready_file, settings.host, port, http.port)
+            write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)
         _log.info("serving", host=settings.host, port=port, health_port=http.port, integrations=registry.names)
         await run_until_stopped([server], [health], stop, grace=settings.grace)
@@ -158,26 +150,6 @@ def _channel(settings: ExecutionSettings, identity: TlsIdentity) -> grpc.aio.Cha
     return grpc.aio.secure_channel(settings.certificate_service, credentials, options=options)
 
 
-def _listen(server: grpc.aio.Server, settings: ExecutionSettings, credentials: grpc.ServerCredentials) -> int:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    try:
-        return server.add_secure_port(f"{host}:{settings.port}", credentials)
-    except RuntimeError as error:
-        raise _port_taken("port", settings.host, settings.port) from error
-
-
-def _port_taken(setting: str, host: str, port: int) -> StartError:
-    return StartError(
-        f"cannot listen on {host} port {port}: another process has it, or the address is not this machine's; stop that "
-        f"process, or set {setting} (0: any free one)"
-    )
-
-
-def _write_ready_file(path: Path, host: str, port: int, health_port: int) -> None:
-    text = json.dumps({"host": host, "port": port, "health_port": health_port, "process_id": os.getpid()})
-    write_atomically(path, f"{text}\n".encode())
-
-
 async def _unless_stopped(coroutine: Coroutine[Any, Any, bytes], stop: StopRequests) -> bytes | None:
     """The coroutine's result, or None if a stop was asked for first."""
     working, stopping = asyncio.create_task(coroutine), asyncio.create_task(stop.wait())
@@ -202,24 +174,4 @@ def _stop_if_failed(stop: StopRequests) -> Callable[[asyncio.Task[None]], None]:
 
 def run() -> None:
     """Runs the server with settings from the environment and the settings file, as a process of its own."""
-    try:
-        settings = ExecutionSettings()
-    except (ValidationError, ValueError, OSError) as error:
-        _exit(f"the settings do not fit: {_one_line(error)}", 2)
-    set_up_logging(settings.log)
-    try:
-        asyncio.run(serve(settings))
-    except StartError as error:
-        _exit(str(error), 1)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults)
-    return str(error)
-
-
-def _exit(message: str, status: int) -> NoReturn:
-    print(f"handclasp executions: {message}", file=sys.stderr)
-    sys.exit(status)
+    run_process("handclasp executions", lambda: ExecutionSettings(), serve)  # noqa: PLW0108 - a class with other arguments

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from sqlalchemy import Row, Select, bindparam, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
@@ -20,6 +20,8 @@ from handclasp.certificate_service.domain.permissions import Grant, Permission, 
 from handclasp.certificate_service.domain.users import UserState
 from handclasp.certificate_service.storage.database import Database, Snapshot
 from handclasp.certificate_service.storage.schema import certificates, grants, trust_anchors, user_profiles, users
+
+_LOG = structlog.get_logger(__name__)
 
 _BATCH = 128
 
@@ -116,10 +118,10 @@ class _Queue:
                 try:
                     found = await self._read(keys)
                 except Exception as error:  # noqa: BLE001 - raised where the facts were asked for
-                    await self._disconnect()
                     for future in batch.values():
                         future.set_exception(error)
                         future.exception()  # whoever asked may have left; then nobody else looks at it
+                    await self._disconnect()
                 else:
                     for key, future in batch.items():
                         future.set_result(found.get(key, []))
@@ -140,9 +142,8 @@ class _Queue:
         try:
             await connection.invalidate()
             await connection.close()
-        except SQLAlchemyError:
-            # It is given up because it failed; that closing it fails too says nothing new.
-            return
+        except Exception as error:  # noqa: BLE001 - it is given up in any case, and the next query makes another one
+            _LOG.warning("connection_not_closed", error=type(error).__name__)
 
 
 def _grouped(rows: Iterable[Row[Any]], key_column: str) -> dict[str, list[Row[Any]]]:

@@ -8,7 +8,13 @@ from datetime import datetime
 
 import structlog
 
-from handclasp.certificate_service.domain.decisions import Verdict, decide, judge_certificate
+from handclasp.certificate_service.domain.decisions import (
+    CredentialsOutcome,
+    PeerFacts,
+    Verdict,
+    decide,
+    judge_certificate,
+)
 from handclasp.certificate_service.domain.identifiers import (
     certificate_name,
     decision_name,
@@ -79,44 +85,57 @@ class CheckPermission:
             # Checking a password takes a while, in which the certificate may have been revoked.
             facts = await self._facts.peer(question.fingerprint)
         now = self._clock()
-        decisions = []
-        for resource in question.resources:
-            verdict = decide(facts, outcome, question.permission, resource, now)
+        decisions = [
+            self._decide(caller, question, facts, outcome, resource=resource, now=now)
+            for resource in question.resources
+        ]
+        _log_denials(caller, question, [decision for decision in decisions if not decision.verdict.allowed])
+        return decisions
+
+    def _decide(
+        self,
+        caller: Caller,
+        question: PeerQuestion,
+        facts: PeerFacts | None,
+        outcome: CredentialsOutcome | None,
+        *,
+        resource: str,
+        now: datetime,
+    ) -> Decision:
+        verdict = decide(facts, outcome, question.permission, resource, now)
+        user_id = "" if facts is None else facts.user.id
+        certificate_id = "" if facts is None else facts.certificate.id
+        if verdict.allowed:
+            decision_id = new_id(now)
+        else:
             subject = Subject(
-                user_id=facts.user.id if facts else "",
-                certificate_id=facts.certificate.id if facts else "",
+                user_id=user_id,
+                certificate_id=certificate_id,
                 permission=question.permission,
                 resource=resource,
                 relying_party=caller.user_id,
                 peer_address=question.peer_address,
                 fingerprint=question.fingerprint,
             )
-            decision_id = new_id(now) if verdict.allowed else self._denied(verdict, subject)
-            decisions.append(
-                Decision(
-                    decision_id,
-                    verdict,
-                    subject.user_id,
-                    subject.certificate_id,
-                    question.permission,
-                    resource,
-                    now,
-                )
-            )
-        return decisions
+            decision_id = self._denials.record(verdict, subject)
+        return Decision(decision_id, verdict, user_id, certificate_id, question.permission, resource, now)
 
-    def _denied(self, verdict: Verdict, subject: Subject) -> str:
-        decision_id = self._denials.record(verdict, subject)
-        _LOG.info(
-            "peer_denied",
-            decision=decision_name(decision_id),
-            reason=verdict.reason.value,
-            user=user_name(subject.user_id),
-            certificate=certificate_name(subject.certificate_id),
-            permission=subject.permission,
-            resource=subject.resource,
-            relying_party=user_name(subject.relying_party),
-            peer_address=subject.peer_address,
-            fingerprint=subject.fingerprint,
-        )
-        return decision_id
+
+def _log_denials(caller: Caller, question: PeerQuestion, denied: Sequence[Decision]) -> None:
+    """One line for a question, however many resources it is about: lists are filtered by asking about all of them."""
+    if not denied:
+        return
+    first = denied[0]
+    _LOG.info(
+        "peer_denied",
+        decision=decision_name(first.id),
+        reason=first.verdict.reason.value,
+        user=user_name(first.user_id),
+        certificate=certificate_name(first.certificate_id),
+        permission=question.permission,
+        resource=first.resource,
+        more=len(denied) - 1,
+        relying_party=caller.user,
+        peer_address=question.peer_address,
+        fingerprint=question.fingerprint,
+    )
