@@ -31,9 +31,9 @@ if _version_not_supported:
 class AccountServiceStub:
     """Users and access profiles.
 
-    While `protect_administrators` is on (the default), nobody sets a password, profiles or state of a user who holds an
-    administrative permission that the caller lacks, nor hands out one that the caller lacks: PERMISSION_DENIED, reason
-    ADMINISTRATOR_PROTECTED.
+    While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
+    an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
+    PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
     """
 
     def __init__(self, channel):
@@ -107,9 +107,9 @@ class AccountServiceStub:
 class AccountServiceServicer:
     """Users and access profiles.
 
-    While `protect_administrators` is on (the default), nobody sets a password, profiles or state of a user who holds an
-    administrative permission that the caller lacks, nor hands out one that the caller lacks: PERMISSION_DENIED, reason
-    ADMINISTRATOR_PROTECTED.
+    While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
+    an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
+    PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
     """
 
     def CreateUser(self, request, context):
@@ -308,9 +308,9 @@ def add_AccountServiceServicer_to_server(servicer, server):
 class AccountService:
     """Users and access profiles.
 
-    While `protect_administrators` is on (the default), nobody sets a password, profiles or state of a user who holds an
-    administrative permission that the caller lacks, nor hands out one that the caller lacks: PERMISSION_DENIED, reason
-    ADMINISTRATOR_PROTECTED.
+    While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
+    an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
+    PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
     """
 
     @staticmethod

@@ -18,9 +18,9 @@ GRPC_VERSION: str
 class AccountServiceStub:
     """Users and access profiles.
 
-    While `protect_administrators` is on (the default), nobody sets a password, profiles or state of a user who holds an
-    administrative permission that the caller lacks, nor hands out one that the caller lacks: PERMISSION_DENIED, reason
-    ADMINISTRATOR_PROTECTED.
+    While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
+    an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
+    PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -102,9 +102,9 @@ class AccountServiceStub:
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """Users and access profiles.
 
-    While `protect_administrators` is on (the default), nobody sets a password, profiles or state of a user who holds an
-    administrative permission that the caller lacks, nor hands out one that the caller lacks: PERMISSION_DENIED, reason
-    ADMINISTRATOR_PROTECTED.
+    While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
+    an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
+    PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
     """
 
     @_abc_1.abstractmethod

@@ -123,7 +123,8 @@ class CertificateServiceServicer:
         Who may call: the owner's manager. While `protect_administrators` is on, not for a user who holds an administrative
         permission that the caller lacks.
         Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED, ...);
-        NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION (USER_IS_DISABLED); ALREADY_EXISTS (REQUEST_ID_REUSED);
+        NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION (USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
+        (REQUEST_ID_REUSED);
         PERMISSION_DENIED (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -221,7 +222,8 @@ class CertificateServiceServicer:
         shares subject and key identifier with a CA of this service, or with another anchor of a different key, is refused.
 
         Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/*`.
-        Errors: INVALID_ARGUMENT (CERTIFICATE_INVALID, ANCHOR_NOT_A_CA, ...); ALREADY_EXISTS (TRUST_ANCHOR_EXISTS);
+        Errors: INVALID_ARGUMENT (CERTIFICATE_INVALID, ANCHOR_NOT_A_CA, CLIENT_AUTH_NOT_ALLOWED, KEY_NOT_ACCEPTED, ...);
+        ALREADY_EXISTS (TRUST_ANCHOR_EXISTS);
         FAILED_PRECONDITION (ANCHOR_CONFLICT); PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
