@@ -170,7 +170,7 @@ async def list_certificates(
         print_json({"certificates": [to_json(certificate) for certificate in listed]})
     else:
         print_table(
-            ("ID", "USER", "STATE", "ORIGIN", "EXPIRES"),
+            ("ID", "USER", "STATE", "EXPIRES"),
             [certificates.summary(certificate) for certificate in listed],
             "no certificates",
         )

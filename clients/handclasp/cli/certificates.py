@@ -141,13 +141,12 @@ async def upload(
         return await repeat_if_lost(lambda: client.certificates.UploadCertificate(request))
 
 
-def summary(certificate: Certificate) -> tuple[str, str, str, str, str]:
-    """Id, user, state, origin, expiry: a line of a list."""
+def summary(certificate: Certificate) -> tuple[str, str, str, str]:
+    """Id, user, state, expiry: a line of a list."""
     return (
         resource_id(certificate.name),
         resource_id(certificate.user),
         enum_name(Certificate.State, certificate.state, "STATE_"),
-        enum_name(Certificate.Origin, certificate.origin, "ORIGIN_"),
         moment(certificate.not_after),
     )
 
