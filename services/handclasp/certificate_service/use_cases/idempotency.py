@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from handclasp.certificate_service.domain.certificates import Certificate
+from handclasp.certificate_service.storage.certificates import find_certificate
 from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.storage.requests import AnsweredRequest, RequestKey, add_request, find_request
 from handclasp.errors import AlreadyExists, Reason, invalid_field
@@ -34,28 +37,31 @@ def check_request_id(request_id: str) -> str:
     return request_id
 
 
-async def earlier_answer(transaction: Transaction, caller_id: str, request: RequestIdentity | None) -> str | None:
-    """The id of the certificate that the same request got before.
+async def once(
+    transaction: Transaction,
+    caller_id: str,
+    request: RequestIdentity | None,
+    now: datetime,
+    make: Callable[[], Awaitable[Certificate]],
+) -> Certificate:
+    """What `make` puts on file; or, if the same request was answered before, the certificate that it got then.
 
     Raises:
         AlreadyExists: REQUEST_ID_REUSED, the id was used for another request.
     """
     if request is None:
-        return None
-    found = await find_request(transaction, RequestKey(caller_id, request.method, request.request_id))
-    if found is None:
-        return None
-    if found.request_hash != request.request_hash:
-        raise AlreadyExists(
-            Reason.REQUEST_ID_REUSED,
-            f"request_id {request.request_id} was used for a request that said something else; use a new one",
-        )
-    return found.certificate_id
-
-
-async def remember_answer(
-    transaction: Transaction, caller_id: str, request: RequestIdentity | None, certificate_id: str, now: datetime
-) -> None:
-    if request is not None:
-        key = RequestKey(caller_id, request.method, request.request_id)
-        await add_request(transaction, key, AnsweredRequest(request.request_hash, certificate_id), now)
+        return await make()
+    key = RequestKey(caller_id, request.method, request.request_id)
+    answered = await find_request(transaction, key)
+    if answered is not None:
+        if answered.request_hash != request.request_hash:
+            raise AlreadyExists(
+                Reason.REQUEST_ID_REUSED,
+                f"request_id {request.request_id} was used for a request that said something else; use a new one",
+            )
+        earlier = await find_certificate(transaction, answered.certificate_id)
+        if earlier is not None:
+            return earlier
+    made = await make()
+    await add_request(transaction, key, AnsweredRequest(request.request_hash, made.id), now)
+    return made

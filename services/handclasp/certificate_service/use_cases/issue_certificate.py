@@ -15,11 +15,11 @@ from handclasp.certificate_service.domain.certificates import Certificate, Origi
 from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.identifiers import certificate_name, user_name
 from handclasp.certificate_service.domain.permissions import Permission
-from handclasp.certificate_service.storage.certificates import add_certificate, find_certificate
+from handclasp.certificate_service.storage.certificates import add_certificate
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
-from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, earlier_answer, remember_answer
+from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
 from handclasp.certificate_service.use_cases.on_file import certificate_on_file
 from handclasp.certificate_service.use_cases.owners import active_owner
 from handclasp.certificate_service.x509.issuing import (
@@ -142,20 +142,18 @@ class IssueCertificate:
         )
 
         async def put_on_file(transaction: Transaction) -> Certificate:
-            earlier = await earlier_answer(transaction, caller.user_id, request.identity)
-            if earlier is not None:
-                found = await find_certificate(transaction, earlier)
-                if found is not None:
-                    return found
             owner = await active_owner(transaction, request.user_id)
             self._access.protect(caller, owner)
             if request.server_names:
                 _check_is_relying_party(owner)
             await add_certificate(transaction, fresh)
-            await remember_answer(transaction, caller.user_id, request.identity, fresh.id, now)
             return fresh
 
-        certificate = await self._database.write(put_on_file)
+        certificate = await self._database.write(
+            lambda transaction: once(
+                transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
+            )
+        )
         if certificate is not fresh:
             return Issued(
                 certificate,

@@ -12,14 +12,13 @@ from handclasp.certificate_service.domain.certificates import Certificate, Origi
 from handclasp.certificate_service.domain.identifiers import certificate_name, trust_anchor_name, user_name
 from handclasp.certificate_service.storage.certificates import (
     add_certificate,
-    find_certificate,
     find_same_certificate,
 )
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.storage.trust_anchors import all_anchors
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
-from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, earlier_answer, remember_answer
+from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
 from handclasp.certificate_service.use_cases.on_file import certificate_on_file
 from handclasp.certificate_service.use_cases.owners import active_owner
 from handclasp.certificate_service.x509.possession import check_possession
@@ -94,11 +93,6 @@ class UploadCertificate:
         )
 
         async def put_on_file(transaction: Transaction) -> Certificate:
-            earlier = await earlier_answer(transaction, caller.user_id, request.identity)
-            if earlier is not None:
-                found = await find_certificate(transaction, earlier)
-                if found is not None:
-                    return found
             self._access.protect(caller, await active_owner(transaction, request.user_id))
             if anchor.fingerprint not in {known.fingerprint for known in await all_anchors(transaction)}:
                 raise InvalidArgument(
@@ -112,10 +106,13 @@ class UploadCertificate:
             if same is not None:
                 raise self._on_file_already(caller, same)
             await add_certificate(transaction, fresh)
-            await remember_answer(transaction, caller.user_id, request.identity, fresh.id, now)
             return fresh
 
-        certificate = await self._database.write(put_on_file)
+        certificate = await self._database.write(
+            lambda transaction: once(
+                transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
+            )
+        )
         if certificate is fresh:
             _LOG.info(
                 "certificate_uploaded",
