@@ -49,11 +49,17 @@ class RunningPair:
 
 
 async def run_pair(
-    data_dir: Path, *, free_ports: bool, ready_file: Path | None, ready: Callable[[RunningPair], None]
+    data_dir: Path,
+    *,
+    free_ports: bool,
+    ready_file: Path | None,
+    prepared: Callable[[Prepared], None],
+    ready: Callable[[RunningPair], None],
 ) -> None:
     """Runs both services until SIGINT or SIGTERM.
 
     Args:
+        prepared: called before they start, since the administrator's password must not be lost if they cannot.
         ready: called once both are healthy.
         ready_file: written at the same time, and removed at the end.
 
@@ -69,13 +75,15 @@ async def run_pair(
             stack.callback(os.close, reading)
             services = _Services(data_dir, reading, stop, free_ports=free_ports)
             stack.push_async_callback(services.stop)
-            pair = await services.start()
+            made = await services.prepare()
+            prepared(made)
+            pair = await services.start(made)
             if pair is None:
                 return
+            ready(pair)
             if ready_file is not None:
                 _write_ready_file(ready_file, pair)
                 stack.callback(ready_file.unlink, missing_ok=True)
-            ready(pair)
             await services.wait()
 
 
@@ -88,14 +96,14 @@ class _Services:
         self._stop = stop
         self._ports = {"port": 0, "tls_port": 0, "mtls_port": 0, "health_port": 0} if free_ports else {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._voices: dict[str, _Voice] = {}
 
-    async def start(self) -> RunningPair | None:
+    async def start(self, prepared: Prepared) -> RunningPair | None:
         """Both services, healthy; None if a stop was asked for before they were.
 
         Raises:
             StartError
         """
-        prepared = await self._prepare()
         ports = await self._start_certificates()
         if ports is None:
             return None
@@ -130,8 +138,15 @@ class _Services:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+        for voice in self._voices.values():
+            await voice.end()
 
-    async def _prepare(self) -> Prepared:
+    async def prepare(self) -> Prepared:
+        """Makes what is missing in the data folder.
+
+        Raises:
+            StartError
+        """
         try:
             make_data_folder(self._data_dir)
             self._logs.mkdir(mode=0o700, exist_ok=True)
@@ -174,16 +189,18 @@ class _Services:
         prefix = f"HANDCLASP_{name.upper()}_"
         own = {**settings, "ready_file": ready_file, "log__file": self._logs / f"{name}.log"}
         environment = {f"{prefix}{key.upper()}": str(value) for key, value in own.items()}
-        self._processes[name] = await asyncio.create_subprocess_exec(
+        self._processes[name] = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             module,
             env={**os.environ, **environment, PARENT_PIPE_VARIABLE: str(self._pipe)},
             stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
             pass_fds=[self._pipe],
             # Ctrl-C is for this process, which then stops the services in order.
             start_new_session=True,
         )
+        self._voices[name] = _Voice(name, process)
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 await self._until(_appearance(ready_file))
@@ -205,10 +222,43 @@ class _Services:
         for task in done:
             if task in ends and not self._stop.requested:
                 name, process = ends[task]
+                fault = await self._voices[name].end()
+                if fault is not None:
+                    raise StartError(f"the service {name} cannot start: {fault}")
                 raise StartError(
-                    f"the service {name} ended by itself, with status {process.returncode}; what it said last is above,"
-                    f" or in {self._logs / name}.log"
+                    f"the service {name} ended by itself ({_end(process.returncode)}), so both are stopped; look at the"
+                    f" end of {self._logs / name}.log, then start again"
                 )
+
+
+class _Voice:
+    """What a service says on standard error: passed on, but for the line that says why it cannot start."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self._prefix = f"handclasp {name}: "
+        self._fault: str | None = None
+        self._listening = asyncio.create_task(self._listen(process))
+
+    async def end(self) -> str | None:
+        """Why the service could not start, if it said so. To be called when it has ended."""
+        await self._listening
+        return self._fault
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        if process.stderr is None:
+            return
+        async for line in process.stderr:
+            text = line.decode("utf-8", "backslashreplace")
+            if text.startswith(self._prefix):
+                self._fault = text.removeprefix(self._prefix).strip()
+            else:
+                sys.stderr.write(text)
+
+
+def _end(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"
 
 
 async def _appearance(path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from handclasp.cli.commands import group
 from handclasp.cli.first_administrator import announce
+from handclasp.cli.output import print_line
 
 app = group(
     "Run one service in the foreground. What has no option here is set by HANDCLASP_CERTIFICATES_* and"
@@ -35,12 +36,8 @@ def certificates(
     ready_file: _ReadyFile = None,
 ) -> None:
     """The certificate service. The first start makes the CA and the user admin."""
-    from handclasp.certificate_service.first_start import (  # noqa: PLC0415
-        default_addresses,
-        prepare,
-        write_context_file,
-    )
-    from handclasp.certificate_service.main import serve, utc_now  # noqa: PLC0415
+    from handclasp.certificate_service import first_start  # noqa: PLC0415
+    from handclasp.certificate_service.main import Ports, serve, start_errors, utc_now  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
     from handclasp.transport.process import run_process  # noqa: PLC0415
 
@@ -56,11 +53,20 @@ def certificates(
     )
 
     async def start(settings: CertificateServiceSettings) -> None:
-        prepared = await prepare(settings, utc_now, execution_server=False)
-        if prepared.administrator_identity is not None:
-            write_context_file(settings.data_dir, prepared.administrator_identity, default_addresses(settings))
+        with start_errors():
+            prepared = await first_start.prepare(settings, utc_now, execution_server=False)
         announce(prepared, settings.data_dir)
-        await serve(settings)
+        print_line(f"CA fingerprint (SHA-256): {prepared.ca_fingerprint}")
+
+        def ready(ports: Ports) -> None:
+            identity = prepared.administrator_identity
+            if identity is not None:
+                # An execution server's address, which somebody may have added, stays.
+                known = first_start.known_addresses(settings.data_dir)
+                addresses = known | first_start.addresses_of(settings, ports.tls, ports.mtls)
+                first_start.write_context_file(settings.data_dir, identity, addresses)
+
+        await serve(settings, ready=ready)
 
     run_process("handclasp certificates", lambda: CertificateServiceSettings(**given), start)
 

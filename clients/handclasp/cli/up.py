@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from handclasp.cli.output import print_line
 from handclasp.errors import FailedPrecondition, HandclaspError, Reason
 
 if TYPE_CHECKING:
+    from handclasp.certificate_service.first_start import Prepared
     from handclasp.cli.pair import RunningPair
 
 app = single("Both services on this machine.")
@@ -37,13 +39,19 @@ def up(
     console = Console(stderr=True, highlight=False)
     with console.status("Starting both services ...") as status:
 
+        def prepared(made: Prepared) -> None:
+            status.stop()
+            announce(made, data_dir)
+            status.start()
+
         def ready(pair: RunningPair) -> None:
             status.stop()
-            announce(pair.prepared, data_dir)
             _print_how_to_go_on(pair)
 
         try:
-            asyncio.run(run_pair(data_dir, free_ports=free_ports, ready_file=ready_file, ready=ready))
+            asyncio.run(
+                run_pair(data_dir, free_ports=free_ports, ready_file=ready_file, prepared=prepared, ready=ready)
+            )
         except (StartError, HandclaspError) as error:
             raise FailedPrecondition(Reason.START_NOT_POSSIBLE, str(error)) from error
 
@@ -61,16 +69,18 @@ def _print_how_to_go_on(pair: RunningPair) -> None:
         return
     method = "handclasp.integrations.v1.IntegrationService/ExecuteIntegration"
     body = '{"name": "integrations/echo", "input": {"hello": "world"}}'
-    certificate, key = identity / "cert.pem", identity / "key.pem"
+    context_file, ca_file, certificate, key = (
+        shlex.quote(str(path))
+        for path in (pair.context_file, prepared.ca_file, identity / "cert.pem", identity / "key.pem")
+    )
     print_line("\nTry:")
-    print_line(f"  export HANDCLASP_CONTEXT={pair.context_file}")
+    print_line(f"  export HANDCLASP_CONTEXT={context_file}")
     print_line("""  handclasp run echo --input '{"hello": "world"}'""")
     print_line(
-        f"  grpcurl -cacert {prepared.ca_file} -cert {certificate} -key {key} -d '{body}'"
-        f" {addresses['executions']} {method}"
+        f"  grpcurl -cacert {ca_file} -cert {certificate} -key {key} -d '{body}' {addresses['executions']} {method}"
     )
     print_line(
-        f"  buf curl --protocol grpc --cacert {prepared.ca_file} --cert {certificate} --key {key} -d '{body}'"
+        f"  buf curl --protocol grpc --cacert {ca_file} --cert {certificate} --key {key} -d '{body}'"
         f" https://{addresses['executions']}/{method}"
     )
     print_line("\nPress Ctrl-C to stop.")

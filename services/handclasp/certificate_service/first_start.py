@@ -159,7 +159,8 @@ async def recover(settings: CertificateServiceSettings, clock: Clock, user_id: s
                 execution_identity=None,
             )
     if prepared.administrator_identity is not None:
-        write_context_file(settings.data_dir, prepared.administrator_identity, _known_addresses(settings))
+        addresses = default_addresses(settings) | known_addresses(settings.data_dir)
+        write_context_file(settings.data_dir, prepared.administrator_identity, addresses)
     return prepared
 
 
@@ -183,19 +184,20 @@ def write_context_file(data_dir: Path, identity: Path, addresses: Mapping[str, s
 
 def default_addresses(settings: CertificateServiceSettings) -> dict[str, str]:
     """The addresses of both listeners as the settings have them."""
+    return addresses_of(settings, settings.tls_port, settings.mtls_port)
+
+
+def addresses_of(settings: CertificateServiceSettings, tls_port: int, mtls_port: int) -> dict[str, str]:
+    """The addresses of both listeners, under the first name in the server certificate."""
     name = settings.server_names[0]
-    return {
-        "certificates_tls": f"{name}:{settings.tls_port}",
-        "certificates_mtls": f"{name}:{settings.mtls_port}",
-    }
+    return {"certificates_tls": f"{name}:{tls_port}", "certificates_mtls": f"{name}:{mtls_port}"}
 
 
-def _known_addresses(settings: CertificateServiceSettings) -> dict[str, str]:
-    """Those in the context file that is there; else what the settings have."""
-    path = settings.data_dir / CONTEXT_FILE
+def known_addresses(data_dir: Path) -> dict[str, str]:
+    """Those in the context file that is there already."""
+    path = data_dir / CONTEXT_FILE
     known = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    addresses = {name: str(known[name]) for name in ADDRESSES if name in known}
-    return addresses or default_addresses(settings)
+    return {name: str(known[name]) for name in ADDRESSES if name in known}
 
 
 async def _identity_of_administrator(service: Service) -> Path | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 # gRPC's core writes a line to standard error for each handshake that fails, which anybody can bring about. It reads
@@ -32,6 +34,7 @@ from handclasp.certificate_service.storage.migrate import SchemaTooNewError
 from handclasp.certificate_service.storage.requests import forget_requests
 from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
+from handclasp.errors import HandclaspError
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.interceptor import CallInterceptor
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
@@ -52,8 +55,25 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def serve(settings: CertificateServiceSettings, stop: StopRequests | None = None, clock: Clock = utc_now) -> None:
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports that the service listens on."""
+
+    tls: int
+    mtls: int
+    health: int
+
+
+async def serve(
+    settings: CertificateServiceSettings,
+    stop: StopRequests | None = None,
+    clock: Clock = utc_now,
+    ready: Callable[[Ports], None] | None = None,
+) -> None:
     """Runs the service until it is asked to stop; by SIGINT or SIGTERM if `stop` is not given.
+
+    Args:
+        ready: called once the service serves.
 
     Raises:
         StartError: it cannot start.
@@ -61,15 +81,21 @@ async def serve(settings: CertificateServiceSettings, stop: StopRequests | None 
     if stop is None:
         stop = StopRequests()
         with stop.on_signals():
-            await serve(settings, stop, clock)
+            await serve(settings, stop, clock, ready)
         return
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
+    with start_errors(), data_folder(settings.data_dir):
+        async with open_service(settings, clock) as service:
+            await _serve(service, stop, ready)
+
+
+@contextmanager
+def start_errors() -> Iterator[None]:
+    """Turns what keeps the service from starting, where that was foreseen, into StartError."""
     try:
-        with data_folder(settings.data_dir):
-            async with open_service(settings, clock) as service:
-                await _serve(service, stop)
-    except (DataFolderError, InstallationError, SchemaTooNewError) as error:
+        yield
+    except (DataFolderError, InstallationError, SchemaTooNewError, HandclaspError) as error:
         raise StartError(str(error)) from error
     except SQLAlchemyError as error:
         raise StartError(
@@ -77,7 +103,7 @@ async def serve(settings: CertificateServiceSettings, stop: StopRequests | None 
         ) from error
 
 
-async def _serve(service: Service, stop: StopRequests) -> None:
+async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None) -> None:
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
     interceptor = CallInterceptor(Admitter(service.authenticator).admit, storage_error)
@@ -104,30 +130,32 @@ async def _serve(service: Service, stop: StopRequests) -> None:
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
         ):
-            stack.callback(asyncio.create_task(task, name=name).cancel)
+            stack.callback(stop.on_failure(asyncio.create_task(task, name=name)).cancel)
         for server, health in zip(servers, healths, strict=True):
             await server.start()
             await set_serving(health, SERVICE_NAMES, serving=True)
-        if settings.ready_file is not None:
-            write_ready_file(
-                settings.ready_file,
-                {
-                    "host": settings.host,
-                    "tls_port": ports[0],
-                    "mtls_port": ports[1],
-                    "health_port": http.port,
-                    "ca_fingerprint": service.installation.root_fingerprint,
-                },
-            )
-            stack.callback(settings.ready_file.unlink, missing_ok=True)
+        opened = Ports(tls=ports[0], mtls=ports[1], health=http.port)
+        fingerprint = service.installation.root_fingerprint
         _LOG.info(
             "serving",
             host=settings.host,
-            tls_port=ports[0],
-            mtls_port=ports[1],
-            health_port=http.port,
-            ca_fingerprint=service.installation.root_fingerprint,
+            tls_port=opened.tls,
+            mtls_port=opened.mtls,
+            health_port=opened.health,
+            ca_fingerprint=fingerprint,
         )
+        if ready is not None:
+            ready(opened)
+        if settings.ready_file is not None:
+            content: dict[str, str | int] = {
+                "host": settings.host,
+                "tls_port": opened.tls,
+                "mtls_port": opened.mtls,
+                "health_port": opened.health,
+                "ca_fingerprint": fingerprint,
+            }
+            write_ready_file(settings.ready_file, content)
+            stack.callback(settings.ready_file.unlink, missing_ok=True)
         await run_until_stopped(servers, healths, stop, grace=settings.grace)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
@@ -61,7 +64,9 @@ class CertificateServiceSettings(SectionSettings):
         description="Nobody gives credentials or profiles to a user who holds an administrative permission that they"
         " lack.",
     )
-    minimum_password_length: Annotated[int, Field(ge=8, le=128)] = 12
+    minimum_password_length: Annotated[int, Field(ge=8, le=128)] = Field(
+        12, description="How many characters a new password has at least."
+    )
     password_checks: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="How many passwords are hashed at once; each takes 19 MiB."
     )
@@ -83,6 +88,26 @@ class CertificateServiceSettings(SectionSettings):
         if _TRUST_DOMAIN.fullmatch(value) is None:
             raise ValueError("must be a name of lower-case letters, digits, '.', '-' and '_', such as example.org")
         return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_supported(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            url = make_url(value.get_secret_value())
+        except ArgumentError:
+            raise ValueError("must be a database URL, such as postgresql+psycopg://USER@HOST/NAME") from None
+        if url.drivername not in {"postgresql+psycopg", "sqlite+aiosqlite"}:
+            raise ValueError("must begin with postgresql+psycopg:// or sqlite+aiosqlite://")
+        if url.drivername == "postgresql+psycopg" and find_spec("psycopg") is None:
+            raise ValueError("needs psycopg, which is not installed: `pip install handclasp[postgresql]`")
+        return value
+
+    @property
+    def embedded_database(self) -> Path | None:
+        """The file of the embedded database; None if `database_url` names another one."""
+        return self.data_dir / "handclasp.db" if self.database_url is None else None
 
     def url(self) -> str:
         """The database's URL; may hold a password."""

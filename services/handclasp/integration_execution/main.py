@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -92,9 +92,8 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
         await server.start()
         await set_serving(health, [SERVICE_NAME], serving=True)
         if reloader is not None:
-            reloading_task = asyncio.create_task(reloader.run(), name="trust bundle")
-            reloading_task.add_done_callback(_stop_if_failed(stop))
-            stack.callback(reloading_task.cancel)
+            following = asyncio.create_task(reloader.run(), name="trust bundle")
+            stack.callback(stop.on_failure(following).cancel)
         if settings.ready_file is not None:
             write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)
@@ -139,6 +138,8 @@ def _channel(settings: ExecutionSettings, identity: TlsIdentity) -> grpc.aio.Cha
         raise StartError(f"{settings.ca_file}: {error}") from error
     credentials = grpc.ssl_channel_credentials(ca_pem, identity.key_pem, identity.chain_pem)
     options = [
+        # A proxy that the environment names for the web knows nothing of addresses in here.
+        ("grpc.enable_http_proxy", 0),
         # After an outage this server must be back soon; by default gRPC waits up to two minutes between attempts.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
@@ -159,17 +160,6 @@ async def _unless_stopped(coroutine: Coroutine[Any, Any, bytes], stop: StopReque
     finally:
         working.cancel()
         stopping.cancel()
-
-
-def _stop_if_failed(stop: StopRequests) -> Callable[[asyncio.Task[None]], None]:
-    """A server that no longer follows the trust bundle must not go on as if it did."""
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("following the trust bundle failed; the server stops", exc_info=error)
-            stop.request()
-
-    return ended
 
 
 def run() -> None:

@@ -37,6 +37,17 @@ class StopRequests:
         """Whether a stop has been asked for."""
         return self._graceful.is_set()
 
+    def on_failure(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Has a background task that fails be a request: a service must not go on without what it does there."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.critical("a background task failed; the service stops", task=task.get_name(), exc_info=error)
+                self.request()
+
+        task.add_done_callback(ended)
+        return task
+
     async def wait(self) -> None:
         """Returns after the first request."""
         await self._graceful.wait()

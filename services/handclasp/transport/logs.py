@@ -99,8 +99,8 @@ def set_up_logging(settings: LogSettings) -> None:
         old.close()
     root.addHandler(handler)
     root.setLevel(settings.level)
-    # uvicorn tells of each start and stop at INFO, and gRPC's own logger of polling.
-    for name in ("uvicorn", "uvicorn.error", "asyncio", "grpc"):
+    # uvicorn tells of each start and stop at INFO, gRPC's own logger of polling, Alembic of what it is about to do.
+    for name in ("uvicorn", "uvicorn.error", "asyncio", "grpc", "alembic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
@@ -139,6 +139,11 @@ def _render_key_values(logger: WrappedLogger, method: str, event: EventDict) -> 
 
 
 class _PrivateRotatingFileHandler(RotatingFileHandler):
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: ARG002, N802 - the base class's
+        # The base class formats each record once more, to know how long it is; that costs as much as writing it. Here
+        # a file ends with the record that fills it.
+        return self.maxBytes > 0 and self.stream is not None and self.stream.tell() >= self.maxBytes
+
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return os.fdopen(descriptor, "a", encoding=self.encoding)

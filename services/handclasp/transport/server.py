@@ -17,17 +17,19 @@ class ServerLimits:
     """What one server lets its clients take up. Times are in seconds, sizes in bytes.
 
     Args:
-        handshake_timeout: for the TLS handshake. gRPC's own default of two minutes lets half-open connections pile up.
-        connection_idle: after which a connection without calls is closed.
-        max_connections: at once, those in their handshake included.
-        max_concurrent_streams: calls at once on one connection.
-        maximum_concurrent_rpcs: calls at once on the server; more are refused with RESOURCE_EXHAUSTED.
-        max_request_length: of one message, after decompression.
-        max_metadata_size: of all metadata of one call.
-        keepalive: between pings on a connection; one that does not answer is cut after `ping_timeout`.
-        ping_timeout: for the answer to a ping.
-        max_connection_age: after which clients are asked to connect anew, and so to shake hands anew; None: never.
-        max_connection_age_grace: for the calls that run when that age is reached. Without it streams would run on.
+        handshake_timeout: how long a TLS handshake may take. gRPC's own default of two minutes lets half-open
+            connections pile up.
+        connection_idle: after how long a connection without calls is closed.
+        max_connections: how many connections may be open at once, those in their handshake included.
+        max_concurrent_streams: how many calls may run at once on one connection.
+        maximum_concurrent_rpcs: how many calls may run at once; more are refused with RESOURCE_EXHAUSTED.
+        max_request_length: how long one message may be, after decompression.
+        max_metadata_size: how long all metadata of one call may be.
+        keepalive: how long between pings on a connection; one that does not answer is cut after `ping_timeout`.
+        ping_timeout: how long the answer to a ping may take.
+        max_connection_age: after how long clients are asked to connect anew, and so to shake hands anew; never if
+            unset.
+        max_connection_age_grace: how long calls may go on when that age is reached. Without it streams would run on.
     """
 
     handshake_timeout: float = 5.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from handclasp.certificate_service.domain.certificates import Revocation
+from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
 from handclasp.certificate_service.domain.identifiers import (
     access_profile_name,
     certificate_name,
@@ -106,9 +106,9 @@ def judge_certificate(facts: PeerFacts, now: datetime) -> Verdict | None:
     name = certificate_name(certificate.id)
     if certificate.revocation is not None:
         revocation = certificate.revocation
-        return Verdict(
-            DecisionReason.REVOKED, f"{name} was revoked at {_utc(revocation.time)}, reason {revocation.reason}"
-        )
+        unsaid = revocation.reason is RevocationReason.UNSPECIFIED
+        why = "no reason given" if unsaid else f"reason {revocation.reason}"
+        return Verdict(DecisionReason.REVOKED, f"{name} was revoked at {_utc(revocation.time)}, {why}")
     if certificate.anchor_removed:
         return Verdict(DecisionReason.ANCHOR_REMOVED, f"the trust anchor that {name} chains to was removed")
     if now >= certificate.trusted_until:
