@@ -80,7 +80,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         facts = FactsReader(database)
         stack.push_async_callback(facts.close)
         denials = DenialLog(database, settings.denials, clock)
-        stack.push_async_callback(denials.flush)
+        stack.push_async_callback(denials.try_to_flush)
 
         async def find_hash(user_id: str) -> str | None:
             return await database.read(lambda snapshot: find_password_hash(snapshot, user_id))

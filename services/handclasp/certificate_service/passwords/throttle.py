@@ -13,7 +13,8 @@ class ThrottleLimits:
 
     Attributes:
         free_attempts: wrong passwords before the first wait.
-        first_wait, longest_wait: the wait doubles with each further wrong one.
+        first_wait: the wait after those; it doubles with each further wrong one.
+        longest_wait: the wait does not grow beyond it.
         forget_after: without a wrong one for that long, all is forgotten.
         remembered: how many pairs of user and address are kept at most; the ones unused for longest go first.
     """

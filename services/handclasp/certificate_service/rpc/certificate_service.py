@@ -255,6 +255,10 @@ class CertificateService(CertificateServiceServicer):
         return from_certificate(certificate, now=self._clock(), own_chain=self._own_chain, with_pem=with_pem)
 
 
+def _is_printable_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _pem(der: bytes) -> str:
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode("ascii")
 
@@ -265,8 +269,11 @@ def _question(
     """Raises InvalidArgument for a field that does not fit."""
     if not 1 <= len(request.peer_certificate) <= _MAXIMUM_LEAF:
         raise invalid_field("peer_certificate", f"must be the leaf's DER, of 1 to {_MAXIMUM_LEAF} bytes")
-    if len(request.peer_address) > _MAXIMUM_ADDRESS:
-        raise invalid_field("peer_address", f"must be an IP address, of at most {_MAXIMUM_ADDRESS} characters")
+    # It is recorded with denials, and PostgreSQL takes no NUL.
+    if len(request.peer_address) > _MAXIMUM_ADDRESS or not _is_printable_ascii(request.peer_address):
+        raise invalid_field(
+            "peer_address", f"must be an IP address, of at most {_MAXIMUM_ADDRESS} printable ASCII characters"
+        )
     credentials = None
     if request.HasField("basic_credentials"):
         credentials = Credentials(request.basic_credentials.username, request.basic_credentials.password)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, false, insert, or_, select, update
 
 from handclasp.certificate_service.domain.certificates import (
     Certificate,
@@ -25,9 +25,13 @@ from handclasp.certificate_service.storage.users import ids_visible
 
 _END = "-----END CERTIFICATE-----\n"
 
+# Made once: SQLAlchemy then knows them at once when they are run again.
+_find = select(certificates).where(certificates.c.id == bindparam("id"))
+_add = insert(certificates)
+
 
 async def find_certificate(snapshot: Snapshot, certificate_id: str) -> Certificate | None:
-    row = (await snapshot.fetch(select(certificates).where(certificates.c.id == certificate_id))).one_or_none()
+    row = (await snapshot.fetch(_find, {"id": certificate_id})).one_or_none()
     return None if row is None else _certificate(row)
 
 
@@ -59,7 +63,7 @@ async def list_certificates(
 
 
 async def add_certificate(transaction: Transaction, certificate: Certificate) -> None:
-    await transaction.execute(insert(certificates), [_row(certificate)])
+    await transaction.execute(_add, [_row(certificate)])
 
 
 async def save_annotations(transaction: Transaction, certificate: Certificate) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from handclasp.certificate_service.storage.group_commit import GroupCommit
+from handclasp.certificate_service.storage.sqlite import connect_for_lookups, connect_for_writing, connect_in_thread
 from handclasp.errors import HandclaspError, Reason, Unavailable
 
 T = TypeVar("T")
@@ -56,12 +57,22 @@ class Database:
     Args:
         snapshots: each of its transactions sees one state.
         queries: each query sees what is committed by then; it has no transactions.
+        lookups: the same, for queries that find a few rows by index.
         writer: commits are on disk when they return.
     """
 
-    def __init__(self, *, snapshots: AsyncEngine, queries: AsyncEngine, writer: AsyncEngine, batch: int) -> None:
+    def __init__(
+        self,
+        *,
+        snapshots: AsyncEngine,
+        queries: AsyncEngine,
+        lookups: AsyncEngine,
+        writer: AsyncEngine,
+        batch: int,
+    ) -> None:
         self._snapshots = snapshots
         self._queries = queries
+        self._lookups = lookups
         self._writer = writer
         self._commits = GroupCommit(writer, Transaction, batch=batch)
 
@@ -70,13 +81,21 @@ class Database:
         """For migrations."""
         return self._writer
 
-    def reader(self) -> AsyncConnection:
-        """A connection of one's own, not yet connected, on which each query sees what is committed by then."""
-        return self._queries.connect()
+    def lookups(self) -> AsyncConnection:
+        """A connection of one's own, not yet connected, on which each query sees what is committed by then.
+
+        For queries that find a few rows by index: those of SQLite hold up the event loop.
+        """
+        return self._lookups.connect()
 
     async def read(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """Runs `work` on a snapshot. It sees every write that returned before."""
         async with self._snapshots.begin() as connection:
+            return await work(Snapshot(connection))
+
+    async def query(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """The same for `work` that makes a single query, and so needs no transaction to see one state."""
+        async with self._queries.connect() as connection:
             return await work(Snapshot(connection))
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -90,7 +109,7 @@ class Database:
     async def close(self) -> None:
         await self._commits.close()
         # Those that share a pool dispose of it more than once, which does no harm.
-        for engine in (self._snapshots, self._queries, self._writer):
+        for engine in (self._snapshots, self._queries, self._lookups, self._writer):
             await engine.dispose()
 
 
@@ -107,10 +126,12 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
     kind = make_url(url).get_backend_name()
     if kind == "sqlite":
         engine = _sqlite_engine(url, "BEGIN", size=readers)
+        lookups = _sqlite_engine(url, "BEGIN", size=2, connect=connect_for_lookups)
         return Database(
             snapshots=engine,
             queries=engine.execution_options(**{_NO_BEGIN: True}),
-            writer=_sqlite_engine(url, "BEGIN IMMEDIATE", size=1),
+            lookups=lookups.execution_options(**{_NO_BEGIN: True}),
+            writer=_sqlite_engine(url, "BEGIN IMMEDIATE", size=1, connect=connect_for_writing),
             batch=batch,
         )
     if kind == "postgresql":
@@ -118,9 +139,11 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             url, pool_size=readers + 2, max_overflow=0, pool_pre_ping=True, hide_parameters=True
         )
         # Both are derived from the same engine: options of an engine derived from another one come after its own.
+        queries = engine.execution_options(isolation_level="AUTOCOMMIT")
         return Database(
             snapshots=engine.execution_options(isolation_level="REPEATABLE READ"),
-            queries=engine.execution_options(isolation_level="AUTOCOMMIT"),
+            queries=queries,
+            lookups=queries,
             writer=engine,
             batch=batch,
         )
@@ -138,8 +161,17 @@ def storage_error(error: Exception) -> HandclaspError | None:
     return None
 
 
-def _sqlite_engine(url: str, begin: str, *, size: int) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_reset_on_return=None, hide_parameters=True)
+def _sqlite_engine(
+    url: str, begin: str, *, size: int, connect: Callable[..., Awaitable[Any]] = connect_in_thread
+) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        connect_args={"async_creator_fn": connect},
+        pool_size=size,
+        max_overflow=0,
+        pool_reset_on_return=None,
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def on_connect(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ARG001

@@ -6,6 +6,7 @@ Calls that wait at the same time share one query, and each sees all that was com
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -130,7 +131,7 @@ class _Queue:
 
     async def _read(self, keys: list[str]) -> dict[str, list[Row[Any]]]:
         if self._connection is None:
-            connection = self._database.reader()
+            connection = self._database.lookups()
             await connection.start()
             self._connection = connection
         return _grouped(await self._connection.execute(self._query, {"keys": keys}), self._key_column)
@@ -155,14 +156,18 @@ def _grouped(rows: Iterable[Row[Any]], key_column: str) -> dict[str, list[Row[An
 
 def _user_facts(rows: list[Row[Any]]) -> UserFacts:
     first = rows[0]
-    held = tuple(
+    held = _grants(tuple((row.profile_id, row.permission, row.pattern) for row in rows if row.permission is not None))
+    return UserFacts(first.user_id, first.state == UserState.ACTIVE, held)
+
+
+# Most users hold what many others hold. What comes out follows from what goes in alone, so nothing here can be stale.
+@functools.lru_cache(maxsize=256)
+def _grants(held: tuple[tuple[str, str, str], ...]) -> tuple[ProfileGrant, ...]:
+    return tuple(
         sorted(
-            ProfileGrant(row.profile_id, Grant(Permission(row.permission), row.pattern))
-            for row in rows
-            if row.permission is not None
+            ProfileGrant(profile_id, Grant(Permission(permission), pattern)) for profile_id, permission, pattern in held
         )
     )
-    return UserFacts(first.user_id, first.state == UserState.ACTIVE, held)
 
 
 def _peer_facts(rows: list[Row[Any]]) -> PeerFacts:

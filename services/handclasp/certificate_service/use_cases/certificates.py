@@ -46,13 +46,13 @@ class Certificates:
 
     async def get(self, caller: Caller, certificate_id: str) -> Certificate:
         """Raises NotFound, CERTIFICATE_NOT_FOUND."""
-        return await self._database.read(lambda snapshot: self._find(snapshot, caller, certificate_id))
+        return await self._database.query(lambda snapshot: self._find(snapshot, caller, certificate_id))
 
     async def list(self, caller: Caller, wanted: CertificateFilter, request: PageRequest) -> Page[Certificate]:
         """Raises InvalidArgument for the page size or the page token."""
         after = self._tokens.after(caller, request)
         visible = self._access.managed_users(caller)
-        found = await self._database.read(
+        found = await self._database.query(
             lambda snapshot: list_certificates(
                 snapshot, visible, wanted, now=self._clock(), after=after, limit=limit(request)
             )

@@ -117,7 +117,7 @@ class CheckPermission:
                 peer_address=question.peer_address,
                 fingerprint=question.fingerprint,
             )
-            decision_id = self._denials.record(verdict, subject)
+            decision_id = self._denials.record(verdict, subject, now)
         return Decision(decision_id, verdict, user_id, certificate_id, question.permission, resource, now)
 
 

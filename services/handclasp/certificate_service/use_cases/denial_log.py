@@ -7,15 +7,17 @@ is bounded, too: past a limit they are recorded by reason only.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
 import structlog
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
 from handclasp.certificate_service.domain.denials import Denial
-from handclasp.certificate_service.domain.identifiers import new_id
+from handclasp.certificate_service.domain.identifiers import decision_name, new_id
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.denials import find_denial, save_denials
@@ -69,9 +71,10 @@ class DenialLog:
         self._open: dict[_Key, Denial] = {}
         self._unwritten: set[_Key] = set()
 
-    def record(self, verdict: Verdict, subject: Subject) -> str:
-        """Records a denial and returns the id under which it can be explained."""
-        now = self._clock()
+    def record(self, verdict: Verdict, subject: Subject, decided: datetime | None = None) -> str:
+        """Records a denial, of this moment unless it was decided before, and returns the id under which it can be
+        explained."""
+        now = self._clock() if decided is None else decided
         key = (verdict.reason, subject)
         known = self._open.get(key)
         if known is None and len(self._open) >= self._limits.open_records:
@@ -97,20 +100,26 @@ class DenialLog:
         """Writes what was recorded, until cancelled."""
         while True:
             await asyncio.sleep(self._limits.flush_interval.total_seconds())
-            try:
-                await self.flush()
-            except Exception as error:  # noqa: BLE001 - they stay in memory, bounded, and are tried again
-                _LOG.warning("denials_not_written", waiting=len(self._unwritten), error=type(error).__name__)
+            await self.try_to_flush()
+
+    async def try_to_flush(self) -> None:
+        """Writes now what was recorded, if that is possible; what is not written stays in memory, which is bounded."""
+        try:
+            await self.flush()
+        except SQLAlchemyError as error:
+            _LOG.warning("denials_not_written", waiting=len(self._unwritten), error=type(error).__name__)
 
     async def flush(self) -> None:
-        """Writes now what was recorded, and closes the records whose window is over."""
+        """Writes now what was recorded, and closes the records whose window is over.
+
+        Raises:
+            SQLAlchemyError: they could not be written.
+        """
         keys, self._unwritten = self._unwritten, set()
         records = [self._open[key] for key in keys]
         if records:
             try:
-                await self._database.write(
-                    lambda transaction: save_denials(transaction, records, keep=self._limits.keep)
-                )
+                await self._write(records)
             except BaseException:
                 self._unwritten |= keys
                 raise
@@ -118,6 +127,17 @@ class DenialLog:
         for key in [key for key, denial in self._open.items() if denial.first_time < before]:
             if key not in self._unwritten:
                 del self._open[key]
+
+    async def _write(self, records: Sequence[Denial]) -> None:
+        try:
+            await self._database.write(lambda transaction: save_denials(transaction, records, keep=self._limits.keep))
+        except DataError:
+            # One that the database does not take must not keep the others from being written.
+            if len(records) == 1:
+                _LOG.exception("denial_not_writable", decision=decision_name(records[0].id))
+                return
+            for record in records:
+                await self._write([record])
 
 
 def _new_denial(verdict: Verdict, subject: Subject, now: datetime) -> Denial:

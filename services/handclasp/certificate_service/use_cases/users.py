@@ -178,7 +178,7 @@ class Users:
         """Disables a user; a disabled one stays as it is.
 
         Raises:
-            PermissionDenied
+            PermissionDenied: also ADMINISTRATOR_PROTECTED.
             NotFound: USER_NOT_FOUND.
             FailedPrecondition: LAST_ADMINISTRATOR.
         """
@@ -186,6 +186,7 @@ class Users:
 
         async def work(transaction: Transaction) -> User:
             user = await _existing(transaction, user_id)
+            self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
             if user.state is UserState.DISABLED:
                 return user
             await _check_not_last_administrator(transaction, user)

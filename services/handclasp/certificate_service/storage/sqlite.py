@@ -1,0 +1,120 @@
+"""SQLite connections that go to their thread no more often than they must.
+
+`aiosqlite` gives each connection a thread, and goes there for each step of a statement: to make a cursor, execute,
+fetch and close. Each time costs as much as many a statement, since two threads pass the interpreter back and forth.
+Here a statement is one visit, or none if it is done at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Self, TypeAlias
+
+import aiosqlite
+
+Work: TypeAlias = Callable[[sqlite3.Connection], None]
+
+_CHUNK = 64  # rows; for iterating over a cursor of aiosqlite's own, which nobody does
+
+
+def connect_in_thread(*arguments: Any, **options: Any) -> Awaitable[aiosqlite.Connection]:
+    """A connection whose statements run in its thread, one visit each. Takes what `sqlite3.connect` takes."""
+    return _opened(StatementConnection, arguments, options)
+
+
+def connect_for_lookups(*arguments: Any, **options: Any) -> Awaitable[aiosqlite.Connection]:
+    """A connection whose statements run where they are awaited, and hold up the event loop meanwhile.
+
+    For reading a few rows by index, which takes microseconds. In WAL mode a reader waits for nobody.
+    """
+    return _opened(LookupConnection, arguments, options)
+
+
+def connect_for_writing(*arguments: Any, **options: Any) -> Awaitable[aiosqlite.Connection]:
+    """A connection that begins and commits in its thread, because it waits for locks and for the disk then, and runs
+    what is short in between where it is awaited."""
+    return _opened(WriterConnection, arguments, options)
+
+
+class StatementConnection(aiosqlite.Connection):
+    """What SQLAlchemy's dialect needs of a connection, with cursors that do all of a statement at once."""
+
+    def cursor(self) -> StatementCursor:  # type: ignore[override]  # aiosqlite's visits the thread to make one
+        return StatementCursor(self._run)
+
+    async def _run(self, statement: str, work: Work) -> None:  # noqa: ARG002 - others decide by it
+        await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+
+
+class LookupConnection(StatementConnection):
+    """Runs statements in the thread that awaits them."""
+
+    async def _run(self, statement: str, work: Work) -> None:  # noqa: ARG002
+        work(self._conn)
+
+
+class WriterConnection(StatementConnection):
+    """Runs those statements in the thread that awaits them that neither wait nor change many rows."""
+
+    async def _run(self, statement: str, work: Work) -> None:
+        if statement.startswith(("SELECT", "INSERT")):
+            work(self._conn)
+        else:
+            await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+
+
+class StatementCursor:
+    """The result of one statement, all of it fetched. Closing it has nothing left to do.
+
+    Args:
+        run: runs the work of a statement on the connection.
+    """
+
+    arraysize = 1
+
+    def __init__(self, run: Callable[[str, Work], Awaitable[None]]) -> None:
+        self._run = run
+        self._rows: Sequence[Any] = ()
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
+        """Executes and fetches."""
+        await self._run(statement, lambda connection: self._take(connection.execute(statement, parameters)))
+        return self
+
+    async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
+        """Executes once for each of the parameters."""
+        await self._run(statement, lambda connection: self._take(connection.executemany(statement, parameters)))
+        return self
+
+    async def fetchall(self) -> Sequence[Any]:
+        """All rows, once."""
+        rows, self._rows = self._rows, ()
+        return rows
+
+    async def close(self) -> None:
+        """Was done when the statement was."""
+
+    def _take(self, cursor: sqlite3.Cursor) -> None:
+        self.description = cursor.description
+        self._rows = cursor.fetchall() if cursor.description else ()
+        # Counts the rows that `RETURNING` gave only once they are fetched.
+        self.rowcount = cursor.rowcount
+        self.lastrowid = cursor.lastrowid
+        cursor.close()
+
+
+async def _opened(
+    kind: type[StatementConnection], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> aiosqlite.Connection:
+    connection = kind(partial(sqlite3.connect, *arguments, **options), _CHUNK)
+    # A connection that was not closed must not keep the process from ending.
+    connection._thread.daemon = True
+    return await connection
