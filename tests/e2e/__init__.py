@@ -1,0 +1,1 @@
+"""Both services and the command as a user has them: real processes, real files, real signals."""

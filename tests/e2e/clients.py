@@ -1,0 +1,25 @@
+"""Clients of the services one by one, by certificate and key in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from handclasp.client.channels import TlsMaterial
+from handclasp.client.client import HandclaspClient
+from tests.e2e.processes import Deployment
+
+
+def administrator(deployment: Deployment) -> HandclaspClient:
+    """The first administrator, by certificate."""
+    (key,) = deployment.data_dir.glob("identities/admin/*/key.pem")
+    return client_of(deployment, key.parent)
+
+
+def client_of(deployment: Deployment, identity: Path) -> HandclaspClient:
+    """Whoever's `cert.pem` and `key.pem` are in the folder."""
+    ca_pem = (deployment.data_dir / "ca.pem").read_bytes()
+    return HandclaspClient(
+        tls=TlsMaterial(ca_pem, (identity / "cert.pem").read_bytes(), (identity / "key.pem").read_bytes()),
+        certificates=f"localhost:{deployment.ports['mtls']}",
+        executions=deployment.executions,
+    )

@@ -1,0 +1,74 @@
+"""The services one by one, as `handclasp serve` runs them: trust that does not reload, an outage, a locked-out
+administrator."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.leaks import Secrets
+from tests.e2e.processes import Deployment, Finished, run_command, wait_until
+
+# Several starts and stops of processes, on cores that may be busy with other tests.
+pytestmark = pytest.mark.timeout(300)
+
+
+def echo(deployment: Deployment, *more: str) -> Finished:
+    certificate, key = deployment.folder / "alice/cert.pem", deployment.folder / "alice/key.pem"
+    arguments = ("run", "echo", "--cert", certificate, "--key", key, "--ca", deployment.data_dir / "ca.pem")
+    return run_command(*arguments, "--address", deployment.executions, *more, folder=deployment.folder)
+
+
+@pytest.fixture
+def deployment(folder: Path) -> Deployment:
+    return Deployment(folder)
+
+
+def set_up(deployment: Deployment) -> None:
+    deployment.issue_execution_identity()
+    deployment.run("user", "create", "alice", "--profile", "regular-user").json()
+    deployment.run("cert", "issue", "--user", "alice", "--out", "alice").json()
+
+
+@pytest.mark.parametrize("reload_trust", [True, False], ids=["reloading", "static"])
+def test_no_answer_is_never_a_yes(deployment: Deployment, reload_trust: bool) -> None:
+    service = deployment.certificates()
+    with service:
+        set_up(deployment)
+        with deployment.execution_server(reload_trust=reload_trust):
+            assert echo(deployment).json() == {}
+            service.kill()
+            for _ in range(2):
+                refused = echo(deployment)
+                assert refused.reason(1) == "AUTHORIZER_UNAVAILABLE"
+                # Not even what may be run is told, and no word of where the other service is.
+                assert str(deployment.ports["mtls"]) not in refused.errors
+            with deployment.certificates():
+                wait_until(lambda: echo(deployment).status == 0, "the execution server asks again")
+                deployment.run("user", "disable", "alice").json()
+                assert echo(deployment).reason(3) == "CERTIFICATE_NOT_ACCEPTED"
+
+
+def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployment, secrets: Secrets) -> None:
+    with deployment.certificates() as service:
+        first = re.search(r"^Password: +(\S+)$", service.out, re.MULTILINE)
+        assert first is not None
+        secrets.add_password(first[1], "admin")
+        for certificate in deployment.run("cert", "list", "--user", "admin").json()["certificates"]:
+            deployment.run("cert", "revoke", certificate["id"]).json()
+        assert deployment.run("user", "list").reason(3) == "CERTIFICATE_NOT_ACCEPTED"
+        assert service.stop() == 0
+
+    recovered = run_command("admin", "recover", "--data-dir", deployment.data_dir, folder=deployment.folder)
+    assert (recovered.status, recovered.errors.count("Traceback")) == (0, 0)
+    shown = re.search(r"^Password: +(\S+)$", recovered.out, re.MULTILINE)
+    assert shown is not None
+    password_file = deployment.folder / "password"
+    password_file.touch(0o600)
+    password_file.write_text(shown[1])
+    with deployment.certificates():
+        assert deployment.run("user", "show", "admin").json()["state"] == "STATE_ACTIVE"
+        by_password = deployment.run("--as", "admin", "--password-file", password_file, "user", "create", "alice")
+        assert by_password.json()["id"] == "alice"
