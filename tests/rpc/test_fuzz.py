@@ -431,7 +431,7 @@ async def test_huge_rsa_keys(target: Target, bits: int) -> None:
         assert await target.refused(method, message) == "KEY_NOT_ACCEPTED"
 
 
-@pytest.mark.parametrize("size", [65_537, 1_000_000, 4_000_000])
+@pytest.mark.parametrize("size", [65_537, 200_000])
 async def test_oversized_material(target: Target, size: int) -> None:
     user = f"users/{STEADY}"
     begin = "-----BEGIN CERTIFICATE REQUEST-----\n"

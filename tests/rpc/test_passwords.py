@@ -165,6 +165,23 @@ class TestChangingOnesOwn:
         # What was wrong there counts elsewhere, too.
         assert await log_in(installation, user, PASSWORD) == "CREDENTIALS_THROTTLED"
 
+    async def test_does_not_undo_a_reset_that_came_in_between(self, installation: Installation) -> None:
+        # Whoever knows the old password must not win against the administrator who takes it away.
+        user = await installation.new_user(password=PASSWORD)
+        async with acting_as(installation, user, "certificate") as client:
+            for number, delay in enumerate((0.0, 0.01, 0.02, 0.04, 0.06)):
+                given = f"given by the admin {number}"
+
+                async def reset(given: str = given, delay: float = delay) -> None:
+                    await asyncio.sleep(delay)
+                    await installation.admin.accounts.SetPassword(set_password(user, given))
+
+                own = outcome(client.accounts.SetPassword(set_password(user, "chosen by the user", PASSWORD)))
+                changed, _ = await asyncio.gather(own, reset())
+                assert changed in {"OK", "OLD_PASSWORD_WRONG"}
+                assert await log_in(installation, user, given) == "OK"
+                await installation.admin.accounts.SetPassword(set_password(user, PASSWORD))
+
     async def test_somebody_elses_needs_user_management_and_no_old_one(self, installation: Installation) -> None:
         user = await installation.new_user(password=PASSWORD)
         await installation.admin.accounts.SetPassword(set_password(user, "given by the admin"))

@@ -277,7 +277,6 @@ Credentials = Callable[[HandclaspClient, str], Awaitable[object]]
 TO_AN_ADMINISTRATOR: dict[str, Credentials] = {
     "set password": lambda client, user: client.accounts.SetPassword(set_password(user, PASSWORD)),
     "issue": lambda client, user: client.certificates.IssueCertificate(issue_with_key(user)),
-    "disable": lambda client, user: client.accounts.DisableUser(disable(user)),
     "enable": lambda client, user: client.accounts.EnableUser(enable(user)),
     "assign": lambda client, user: client.accounts.UpdateUser(assign(user, "regular-user")),
     "assign nothing": lambda client, user: client.accounts.UpdateUser(assign(user)),
@@ -406,6 +405,19 @@ class TestProtectedAdministrators:
             await refused(
                 accounts.SetPassword(set_password(user, PASSWORD)), PermissionDenied, Reason.ADMINISTRATOR_PROTECTED
             )
+
+    async def test_taking_away_is_not_held_up(self, installation: Installation) -> None:
+        """Whoever manages a user stops a stolen certificate or a rogue user at once, administrators included."""
+        target = await installation.new_user("administrator")
+        identity = await installation.issue(target)
+        caller = await installation.new_user(grants={"USER_MANAGEMENT": "users/*"})
+        async with acting_as(installation, caller, "certificate") as client:
+            await client.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=identity.name))
+            await client.accounts.DisableUser(disable(target))
+            # There is no way back by the same hands.
+            await refused(client.accounts.EnableUser(enable(target)), PermissionDenied, Reason.ADMINISTRATOR_PROTECTED)
+        decision = await installation.relying_party.certificates.CheckPermission(question(identity))
+        assert reason_of(decision) == "REVOKED"
 
     async def test_what_they_hold_and_others_lack_may_be_taken_away(self, installation: Installation) -> None:
         """Editing a profile that hands out much, so that it hands out less, is no escalation."""

@@ -49,6 +49,8 @@ SERVICE_NAMES = (
     "handclasp.authorization.v1.AuthorizationService",
 )
 _HOUSEKEEPING_INTERVAL = 3600.0
+# In bytes. The largest that makes sense has 64 KiB of PEM, and some texts.
+_MAXIMUM_REQUEST = 256 * 1024
 
 
 def utc_now() -> datetime:
@@ -106,7 +108,9 @@ def start_errors() -> Iterator[None]:
 async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None) -> None:
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
-    interceptor = CallInterceptor(Admitter(service.authenticator).admit, storage_error)
+    interceptor = CallInterceptor(
+        Admitter(service.authenticator).admit, storage_error, max_request_length=_MAXIMUM_REQUEST
+    )
     async with AsyncExitStack() as stack:
         servers, healths, ports = [], [], []
         for credentials, port, setting in (

@@ -135,6 +135,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
                 installation.issuing,
                 trust_domain=settings.trust_domain,
                 maximum_lifetime=settings.maximum_lifetime,
+                own_names=settings.server_names,
                 clock=clock,
             ),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),

@@ -32,6 +32,7 @@ The caller may be of any type. If it has a `user`, refusals are logged with it."
 Translate = Callable[[Exception], HandclaspError | None]
 """Turns an exception that a service foresees, a database that is down for example, into a typed error."""
 
+Parse = Callable[[bytes], Any]
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -69,11 +70,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Args:
         admit: decides who may call which method; its caller object is there for the handler as `current_caller()`.
         translate: asked about each exception that is no typed error; None from it means that it was not foreseen.
+        max_request_length: in bytes, of a unary request that is parsed; None for no limit but the server's. Parsing
+            holds up everybody, seconds for a few megabytes of small parts.
     """
 
-    def __init__(self, admit: Admit, translate: Translate | None = None) -> None:
+    def __init__(
+        self, admit: Admit, translate: Translate | None = None, *, max_request_length: int | None = None
+    ) -> None:
         self._admit = admit
         self._translate = translate
+        self._max_request_length = max_request_length
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -92,7 +98,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        parse = None if handler.request_streaming else handler.request_deserializer
+        parse = None if handler.request_streaming else self._bounded(handler.request_deserializer)
 
         async def unary(request: Any, context: Context) -> Any:
             return await self._guard(method, context, _respond(behaviour, parse, request, context))
@@ -133,6 +139,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         _log_refusal(method, refusal, peer, caller)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
+
+    def _bounded(self, parse: Parse | None) -> Parse | None:
+        limit = self._max_request_length
+        if parse is None or limit is None:
+            return parse
+
+        def bounded(request: bytes) -> Any:
+            if len(request) > limit:
+                raise InvalidArgument(
+                    Reason.REQUEST_TOO_LARGE,
+                    f"the request has {len(request)} bytes, and {limit} are the limit; send less at a time",
+                )
+            return parse(request)
+
+        return bounded
 
     def _unforeseen(self, method: str, error: BaseException) -> Internal:
         """The caller gets an id to quote, the log gets the exception."""

@@ -132,10 +132,20 @@ _render_pairs = structlog.processors.LogfmtRenderer(key_order=["timestamp", "lev
 def _render_key_values(logger: WrappedLogger, method: str, event: EventDict) -> str:
     """One line for the event; a traceback follows on indented lines, to be read by people."""
     traceback = event.pop("exception", None)
-    line = _render_pairs(logger, method, event).replace("\r", "\\r")
+    line = _printable(_render_pairs(logger, method, event))
     if traceback is None:
         return line
-    return line + "".join(f"\n    {text}" for text in str(traceback).splitlines())
+    return line + "".join(f"\n    {_printable(text)}" for text in str(traceback).splitlines())
+
+
+def _printable(line: str) -> str:
+    """With what could steer a terminal, or look like another line, written out; names in certificates may hold it."""
+    if line.isprintable():
+        return line
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in line
+    )
 
 
 class _PrivateRotatingFileHandler(RotatingFileHandler):

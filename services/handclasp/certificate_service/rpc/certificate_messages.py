@@ -36,7 +36,7 @@ REVOCATION_REASONS = EnumTable(
     unspecified=RevocationReason.UNSPECIFIED,
 )
 
-_SERIAL = re.compile(r"0*([0-9a-f]{1,40})", re.ASCII)
+_SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -100,16 +100,17 @@ def from_anchor(anchor: TrustAnchor) -> certificate_pb2.TrustAnchor:
 def to_filter(request: pb.ListCertificatesRequest) -> CertificateFilter:
     """Raises InvalidArgument for a filter that cannot match anything as it is written."""
     serial = _hexadecimal(request.serial)
-    matched_serial = _SERIAL.fullmatch(serial) if serial else None
-    if serial and matched_serial is None:
+    if serial:
+        serial = serial.lstrip("0") or "0"
+    if serial and _SERIAL.fullmatch(serial) is None:
         raise invalid_field("serial", "must be hexadecimal, of at most 40 digits")
     fingerprint = _hexadecimal(request.fingerprint)
     if fingerprint and _FINGERPRINT.fullmatch(fingerprint) is None:
         raise invalid_field("fingerprint", "must be a SHA-256: 64 hexadecimal digits")
     return CertificateFilter(
         user_id=parse_user_name(request.user, "user") if request.user else None,
-        states=frozenset(STATES.to_domain(state, "states") for state in request.states),
-        serial=matched_serial.group(1) if matched_serial else None,
+        states=frozenset(STATES.to_domain(state, "states") for state in set(request.states)),
+        serial=serial or None,
         fingerprint=fingerprint or None,
         expire_before=to_datetime(request.expire_before, "expire_before")
         if request.HasField("expire_before")

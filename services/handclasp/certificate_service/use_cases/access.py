@@ -73,6 +73,16 @@ class Access:
         one that the caller lacks."""
         self._check_administrative(caller, grants, "this would hand out", resource)
 
+    def protect_own_names(self, caller: Caller, resource: str) -> None:
+        """Raises PermissionDenied, ADMINISTRATOR_PROTECTED, unless the caller holds every administrative permission.
+
+        For a server certificate with a name of this service's own: whoever has its key can pass for the service, and
+        is sent everybody's passwords.
+        """
+        everything = [Grant(permission) for permission in ADMINISTRATIVE]
+        what = "a server certificate with this service's own name takes"
+        self._check_administrative(caller, everything, what, resource)
+
     def _check_administrative(self, caller: Caller, grants: Iterable[Grant], what: str, resource: str) -> None:
         if not self._protect:
             return

@@ -26,6 +26,7 @@ from handclasp.certificate_service.storage.access_profiles import (
     save_profile,
 )
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
@@ -75,7 +76,7 @@ class AccessProfiles:
 
     async def get(self, caller: Caller, profile_id: str) -> AccessProfile:
         """Raises NotFound, ACCESS_PROFILE_NOT_FOUND."""
-        if not self._visible(caller).sees(profile_id):
+        if not (await self._visible(caller)).sees(profile_id):
             self._access.record_hidden(caller, Permission.ACCESS_CONTROL, access_profile_name(profile_id))
             raise not_found(Reason.ACCESS_PROFILE_NOT_FOUND, access_profile_name(profile_id))
         return await self._database.read(lambda snapshot: _existing(snapshot, profile_id))
@@ -83,8 +84,9 @@ class AccessProfiles:
     async def list(self, caller: Caller, request: PageRequest) -> Page[AccessProfile]:
         """Raises InvalidArgument for the page size or the page token."""
         after = self._tokens.after(caller, request)
+        visible = await self._visible(caller)
         found = await self._database.read(
-            lambda snapshot: list_profiles(snapshot, self._visible(caller), after=after, limit=limit(request))
+            lambda snapshot: list_profiles(snapshot, visible, after=after, limit=limit(request))
         )
         return self._tokens.page(caller, request, found, lambda profile: profile.id)
 
@@ -152,12 +154,13 @@ class AccessProfiles:
         await self._database.write(work)
         _LOG.info("access_profile_deleted", access_profile=name, by=caller.user)
 
-    def _visible(self, caller: Caller) -> Visible:
+    async def _visible(self, caller: Caller) -> Visible:
         if any(grant.permission is Permission.USER_MANAGEMENT for grant in caller.grants):
             # Whoever assigns access profiles has to see what there is.
             return Visible(prefixes=frozenset({""}))
         visible = visible_by(caller.grants, Permission.ACCESS_CONTROL, "accessProfiles")
-        return visible.also(*(item.profile_id for item in caller.facts.grants))
+        user = await self._database.read(lambda snapshot: find_user(snapshot, caller.user_id))
+        return visible.also(*user.profile_ids) if user is not None else visible
 
 
 def _check_grants(grants: Sequence[Grant]) -> tuple[Grant, ...]:

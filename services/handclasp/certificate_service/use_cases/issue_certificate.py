@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
 import structlog
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
@@ -84,6 +85,7 @@ class IssueCertificate:
 
     Args:
         maximum_lifetime: the longest lifetime a caller may ask for.
+        own_names: DNS names and IP addresses that clients call this service by.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class IssueCertificate:
         *,
         trust_domain: str,
         maximum_lifetime: timedelta,
+        own_names: Sequence[str],
         clock: Clock,
     ) -> None:
         self._database = database
@@ -101,6 +104,7 @@ class IssueCertificate:
         self._authority = authority
         self._trust_domain = trust_domain
         self._maximum_lifetime = maximum_lifetime
+        self._own_names = frozenset(map(parse_server_name, own_names))
         self._clock = clock
 
     async def issue(self, caller: Caller, request: IssueRequest) -> Issued:
@@ -114,7 +118,8 @@ class IssueCertificate:
         if request.server_names:
             self._access.require(caller, Permission.USER_MANAGEMENT, resource)
         lifetime = self._lifetime(request.lifetime)
-        _check_server_names(request.server_names)
+        if not self._own_names.isdisjoint(_parse_server_names(request.server_names)):
+            self._access.protect_own_names(caller, resource)
         if request.generate_key is not None:
             key = generate_key(request.generate_key)
             private_key_pem: bytes | None = key_to_pem(key, None)
@@ -185,11 +190,10 @@ class IssueCertificate:
         return wanted
 
 
-def _check_server_names(names: tuple[str, ...]) -> None:
+def _parse_server_names(names: tuple[str, ...]) -> list[x509.DNSName | x509.IPAddress]:
     if len(names) > MAXIMUM_SERVER_NAMES:
         raise invalid_field("server_names", f"must be at most {MAXIMUM_SERVER_NAMES}, not {len(names)}")
-    for name in names:
-        parse_server_name(name)
+    return [parse_server_name(name) for name in names]
 
 
 def _check_is_relying_party(owner: UserFacts) -> None:

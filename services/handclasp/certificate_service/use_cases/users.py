@@ -33,6 +33,7 @@ from handclasp.certificate_service.storage.facts import user_facts
 from handclasp.certificate_service.storage.users import (
     add_user,
     count_other_administrators,
+    find_password_hash,
     find_user,
     list_users,
     save_user,
@@ -178,7 +179,7 @@ class Users:
         """Disables a user; a disabled one stays as it is.
 
         Raises:
-            PermissionDenied: also ADMINISTRATOR_PROTECTED.
+            PermissionDenied
             NotFound: USER_NOT_FOUND.
             FailedPrecondition: LAST_ADMINISTRATOR.
         """
@@ -186,7 +187,6 @@ class Users:
 
         async def work(transaction: Transaction) -> User:
             user = await _existing(transaction, user_id)
-            self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
             if user.state is UserState.DISABLED:
                 return user
             await _check_not_last_administrator(transaction, user)
@@ -234,13 +234,17 @@ class Users:
         if not own:
             self._access.require(caller, Permission.USER_MANAGEMENT, user_name(user_id))
         composed = check_new_password(new, "new_password", minimum=self._minimum_password_length)
-        if own and (await self._database.read(lambda snapshot: _existing(snapshot, user_id))).has_password:
+        before = await self._database.query(lambda snapshot: find_password_hash(snapshot, user_id))
+        if own and before is not None:
             await self._check_old_password(caller, old)
         password_hash = await self._argon2.hash(composed)
 
         async def work(transaction: Transaction) -> User:
             await _existing(transaction, user_id)
             self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
+            if own and await find_password_hash(transaction, user_id) != before:
+                # Somebody set another one since the old one was checked: theirs stays.
+                raise _old_password_wrong()
             await set_password_hash(transaction, user_id, password_hash, self._clock())
             return await _existing(transaction, user_id)
 
@@ -257,11 +261,7 @@ class Users:
                 retry_after=checked.retry_time - self._clock(),
             )
         if not checked.right:
-            raise PermissionDenied(
-                Reason.OLD_PASSWORD_WRONG,
-                "changing one's own password needs the old one, and this is not it; have it set by somebody with"
-                " USER_MANAGEMENT if it is lost",
-            )
+            raise _old_password_wrong()
 
     def _sees(self, caller: Caller, user_id: str) -> bool:
         return caller.user_id == user_id or self._access.allows(caller, Permission.USER_MANAGEMENT, user_name(user_id))
@@ -297,6 +297,14 @@ async def _check_not_last_administrator(snapshot: Snapshot, user: User) -> None:
             f"{user_name(user.id)} is the last active user with the access profile administrator; make somebody else"
             " one first",
         )
+
+
+def _old_password_wrong() -> PermissionDenied:
+    return PermissionDenied(
+        Reason.OLD_PASSWORD_WRONG,
+        "changing one's own password needs the old one, and this is not it; have it set by somebody with"
+        " USER_MANAGEMENT if it is lost",
+    )
 
 
 def _user_exists(user_id: str) -> AlreadyExists:

@@ -8,6 +8,9 @@ from urllib.parse import unquote
 
 # A URI that is still percent-encoded after so many rounds is not one that anybody would decode.
 _MAX_DECODINGS = 5
+# SPIFFE ids have at most 2,048 bytes (SPIFFE-ID, section 2.3), and putting combining characters in order, as NFKC does,
+# takes the square of their number.
+_MAX_LENGTH = 2048
 
 
 def user_spiffe_id(trust_domain: str, user_id: str) -> str:
@@ -35,5 +38,9 @@ def _plain(text: str) -> str:
         if decoded == text:
             break
         text = decoded
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if character.isprintable() and not character.isspace())
+    folded = unicodedata.normalize("NFKC", _visible(text)[:_MAX_LENGTH]).casefold()
+    return _visible(folded)
+
+
+def _visible(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() and not character.isspace())
