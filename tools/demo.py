@@ -32,7 +32,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from rich.console import Console
 
-from handclasp.client.channels import TlsMaterial, open_channel
+from handclasp.client.channels import open_channel
+from handclasp.client.credentials import TlsMaterial
 from handclasp.errors import HandclaspError, Reason
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from handclasp.client.channels import TlsMaterial
 from handclasp.client.client import HandclaspClient
+from handclasp.client.credentials import TlsMaterial
 from tests.e2e.processes import Deployment
 
 

@@ -13,8 +13,8 @@ from handclasp.accounts.v1 import access_profile_pb2, user_pb2
 from handclasp.accounts.v1 import account_service_pb2 as pb
 from handclasp.authorization.v1 import decision_pb2, permission_pb2
 from handclasp.certificates.v1 import certificate_service_pb2
-from handclasp.client.channels import BasicCredentials, TlsMaterial
 from handclasp.client.client import HandclaspClient
+from handclasp.client.credentials import BasicCredentials, TlsMaterial
 from handclasp.errors import HandclaspError, Reason
 from tests.support.installation import Identity, Installation
 

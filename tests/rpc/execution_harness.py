@@ -25,6 +25,8 @@ from handclasp.certificates.v1.certificate_service_pb2_grpc import (
     CertificateServiceServicer,
     add_CertificateServiceServicer_to_server,
 )
+from handclasp.errors import HandclaspError
+from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integration_execution.main import serve
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
@@ -48,6 +50,8 @@ class ScriptedCertificateService(CertificateServiceServicer):
     reasons: dict[bytes, Reason] = field(default_factory=dict)
     granted: dict[bytes, set[str]] = field(default_factory=dict)
     failure: grpc.StatusCode | None = None
+    refusal: HandclaspError | None = None
+    """Raised as the service itself would."""
     delay: float = 0.0
     answer_about: str | None = None
     """A resource that decisions are about, whatever was asked."""
@@ -87,6 +91,9 @@ class ScriptedCertificateService(CertificateServiceServicer):
         await asyncio.sleep(self.delay)
         if self.failure is not None:
             await context.abort(self.failure, "told to fail")
+        if self.refusal is not None:
+            trailer = ((DETAILS_KEY, status_details(self.refusal)),)
+            await context.abort(status_code(self.refusal), self.refusal.message, trailing_metadata=trailer)
 
     def _decide(
         self, request: messages.CheckPermissionRequest | messages.BatchCheckPermissionsRequest, resource: str

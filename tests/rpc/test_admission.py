@@ -14,7 +14,7 @@ from handclasp.authorization.v1 import authorization_service_pb2
 from handclasp.certificate_service.main import SERVICE_NAMES
 from handclasp.certificate_service.rpc.admission import ADMISSIONS, Admission
 from handclasp.certificates.v1 import certificate_service_pb2
-from handclasp.client.channels import BasicCredentials
+from handclasp.client.credentials import BasicCredentials
 from handclasp.errors import HandclaspError, Reason
 from handclasp.errors.status import from_rpc_error
 from tests.rpc.account_calls import PASSWORD, WRONG_PASSWORD, disable

@@ -9,6 +9,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from handclasp.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    Reason,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
@@ -314,6 +316,13 @@ async def test_whatever_the_certificate_service_fails_with_is_unavailable(pair: 
         assert "told to fail" not in error.message
     pair.service.failure = None
     await stub.ExecuteIntegration(execute("echo"))
+
+
+async def test_that_too_many_passwords_wait_is_the_peers_to_know(pair: Pair) -> None:
+    pair.service.refusal = ResourceExhausted(Reason.PASSWORD_CHECKS_BUSY, "busy", retry_after=timedelta(seconds=1))
+    error = await refusal((await pair.stub()).ExecuteIntegration(execute("echo")))
+    assert type(error) is ResourceExhausted
+    assert (error.reason, error.retry_after) == ("PASSWORD_CHECKS_BUSY", timedelta(seconds=1))
 
 
 async def test_a_client_without_certificate_does_not_get_through_the_handshake(pair: Pair) -> None:

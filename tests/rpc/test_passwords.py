@@ -252,6 +252,13 @@ class TestGuessing:
             # The right one cleared the record.
         await use_up_free_attempts(installation, user)
 
+    async def test_names_that_are_too_long_for_a_user_count_as_one(self, installation: Installation) -> None:
+        # What is remembered of guesses is bounded, and so must be the names that it is remembered by.
+        outcomes = [
+            await log_in(installation, "a" * 64 + str(number), WRONG_PASSWORD) for number in range(FREE_ATTEMPTS + 1)
+        ]
+        assert outcomes == ["CREDENTIALS_INVALID"] * FREE_ATTEMPTS + ["CREDENTIALS_THROTTLED"]
+
     async def test_the_wait_grows(self, installation: Installation) -> None:
         user = await installation.new_user(password=PASSWORD)
         await use_up_free_attempts(installation, user)

@@ -80,9 +80,12 @@ async def test_what_was_not_foreseen_is_internal_and_says_nothing(lab: Lab, what
 
 
 async def test_services_translate_what_they_foresee(lab: Lab) -> None:
-    error = await refusal(lab.unary("Unary", b"storage"))
+    with structlog.testing.capture_logs() as lines:
+        error = await refusal(lab.unary("Unary", b"storage"))
     assert type(error) is Unavailable
     assert error.reason == "STORAGE_UNAVAILABLE"
+    # Whoever called is told to have somebody look at the log.
+    assert [line["cause"].partition(":")[0] for line in lines] == ["OSError"]
 
 
 async def test_a_handler_that_aborts_by_itself_is_left_alone(lab: Lab) -> None:

@@ -27,8 +27,8 @@ from handclasp.certificate_service.first_start import prepare
 from handclasp.certificate_service.main import serve
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificates.v1 import certificate_service_pb2
-from handclasp.client.channels import BasicCredentials, TlsMaterial
 from handclasp.client.client import HandclaspClient
+from handclasp.client.credentials import BasicCredentials, TlsMaterial
 from handclasp.client.csr import make_key_and_request
 from handclasp.transport.lifecycle import StopRequests
 

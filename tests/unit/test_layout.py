@@ -20,7 +20,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = ("protos", "services", "clients")
-DOMAIN = ROOT / "services/handclasp/certificate_service/domain"
+SERVICE = "handclasp.certificate_service"
+WIRE = ("grpc", "google", "grpc_status")
+DATABASE = ("sqlalchemy", "alembic")
 LOCKS = (ROOT / "requirements/runtime.lock", ROOT / "requirements/dev.lock")
 SECRET_NAME = re.compile("password|private_key|secret")
 
@@ -84,16 +86,26 @@ def test_every_package_below_the_namespace_is_a_regular_one(root: str) -> None:
     assert not missing, f"these folders need an __init__.py: {missing}"
 
 
-def test_the_domain_knows_neither_grpc_nor_protobuf_nor_sqlalchemy() -> None:
-    forbidden = ("grpc", "google", "grpc_status", "sqlalchemy", "alembic")
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("domain", (*WIRE, *DATABASE, "storage", "rpc", "use_cases", "x509", "passwords")),
+        ("x509", (*WIRE, *DATABASE, "storage", "rpc", "use_cases", "passwords")),
+        ("passwords", (*WIRE, *DATABASE, "storage", "rpc", "use_cases", "x509")),
+        ("storage", (*WIRE, "rpc", "use_cases", "x509", "passwords")),
+        ("use_cases", (*WIRE, "rpc", "handclasp.transport")),
+    ],
+)
+def test_each_layer_knows_only_those_below(folder: str, forbidden: tuple[str, ...]) -> None:
     generated = re.compile(r"handclasp\.\w+\.v\d+(\.|$)")
-    modules = sorted(DOMAIN.rglob("*.py"))
-    assert modules, f"{DOMAIN.relative_to(ROOT)} has moved: tell this test where to"
+    names = {name if "." in name or name in (*WIRE, *DATABASE) else f"{SERVICE}.{name}" for name in forbidden}
+    modules = sorted((ROOT / "services" / SERVICE.replace(".", "/") / folder).rglob("*.py"))
+    assert modules, f"{folder} has moved: tell this test where to"
     offences = [
-        f"{path.relative_to(ROOT)} imports {name}"
+        f"{path.relative_to(ROOT)} imports {found}"
         for path in modules
-        for name in imported_modules(path)
-        if name.split(".")[0] in forbidden or generated.match(name)
+        for found in imported_modules(path)
+        if generated.match(found) or any(found == name or found.startswith(f"{name}.") for name in names)
     ]
     assert not offences
 

@@ -37,9 +37,10 @@ def recover(
         raise invalid_field("--data-dir", f"{data_dir} is not a folder; name that of the service")
     try:
         settings = CertificateServiceSettings(data_dir=data_dir)
-        prepared = asyncio.run(first_start.recover(settings, utc_now, user))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise invalid_field("settings", settings_fault(error)) from error
+    try:
+        prepared = asyncio.run(first_start.recover(settings, utc_now, user))
     except (DataFolderError, InstallationError, SchemaTooNewError) as error:
         raise FailedPrecondition(Reason.RECOVERY_NOT_POSSIBLE, str(error)) from error
     except SQLAlchemyError as error:

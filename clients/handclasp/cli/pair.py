@@ -13,15 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from handclasp.certificate_service.certificate_authority import InstallationError
-from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder
+from handclasp.certificate_service.data_folder import make_data_folder
 from handclasp.certificate_service.first_start import Prepared, prepare, write_context_file
 from handclasp.certificate_service.identities import CERTIFICATE, KEY
-from handclasp.certificate_service.main import utc_now
+from handclasp.certificate_service.main import start_errors, utc_now
 from handclasp.certificate_service.settings import CertificateServiceSettings
-from handclasp.certificate_service.storage.migrate import SchemaTooNewError
 from handclasp.transport.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
@@ -148,19 +144,14 @@ class _Services:
             StartError
         """
         try:
+            settings = CertificateServiceSettings(data_dir=self._data_dir)
+        except (ValueError, OSError) as error:
+            raise StartError(f"the settings do not fit: {settings_fault(error)}") from error
+        with start_errors():
             make_data_folder(self._data_dir)
             self._logs.mkdir(mode=0o700, exist_ok=True)
             set_up_logging(LogSettings(file=self._logs / "start.log"))
-            settings = CertificateServiceSettings(data_dir=self._data_dir)
             return await prepare(settings, utc_now, execution_server=True)
-        except (DataFolderError, InstallationError, SchemaTooNewError) as error:
-            raise StartError(str(error)) from error
-        except ValueError as error:
-            raise StartError(f"the settings do not fit: {settings_fault(error)}") from error
-        except SQLAlchemyError as error:
-            raise StartError(
-                f"the database cannot be used: {type(error).__name__}; check database_url, and that the server is up"
-            ) from error
 
     async def _start_certificates(self) -> dict[str, Any] | None:
         settings = {"data_dir": self._data_dir, **self._only("tls_port", "mtls_port", "health_port")}
@@ -193,7 +184,7 @@ class _Services:
             sys.executable,
             "-m",
             module,
-            env={**os.environ, **environment, PARENT_PIPE_VARIABLE: str(self._pipe)},
+            env={**_environment_of(name), **environment, PARENT_PIPE_VARIABLE: str(self._pipe)},
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=[self._pipe],
@@ -229,6 +220,13 @@ class _Services:
                     f"the service {name} ended by itself ({_end(process.returncode)}), so both are stopped; look at the"
                     f" end of {self._logs / name}.log, then start again"
                 )
+
+
+def _environment_of(name: str) -> dict[str, str]:
+    """This process's, without the settings of the other service. What integrations run in is not to hold the passphrase
+    of the CA's keys, nor the database's password."""
+    others = tuple(f"HANDCLASP_{other.upper()}_" for other in ("certificates", "executions") if other != name)
+    return {variable: value for variable, value in os.environ.items() if not variable.startswith(others)}
 
 
 class _Voice:

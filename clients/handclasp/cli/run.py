@@ -13,21 +13,14 @@ import typer
 from handclasp.cli.commands import command, single
 from handclasp.cli.json_text import pretty
 from handclasp.cli.session import CommonOptions, Output, Session
-from handclasp.cli.values import duration
+from handclasp.cli.values import duration, host_and_port
 from handclasp.client import files
 from handclasp.client.client import HandclaspClient
-from handclasp.client.context import check_address
 from handclasp.client.names import INTEGRATIONS, resource_name
 from handclasp.errors import Reason, invalid_field
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 
 app = single("Run an integration.")
-
-
-def _address(given: str) -> str:
-    if fault := check_address(given):
-        raise typer.BadParameter(f"{given!r} {fault}")
-    return given
 
 
 @command(app, "run", login=False)
@@ -52,7 +45,7 @@ async def run(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="The execution server's address.", parser=_address),
+        typer.Option("--address", metavar="HOST:PORT", help="The execution server's address.", parser=host_and_port),
     ] = None,
     ca_file: Annotated[
         Path | None, typer.Option("--ca", metavar="FILE", help="The CA certificate to check the server with.")

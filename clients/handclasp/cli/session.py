@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from handclasp.cli.passwords import ask_password
 from handclasp.client import context as contexts
 from handclasp.client import files
+from handclasp.client.credentials import BasicCredentials
 from handclasp.client.names import USERS, resource_id
 from handclasp.errors import Reason, Unauthenticated
 
 if TYPE_CHECKING:
-    from handclasp.client.channels import BasicCredentials
     from handclasp.client.client import HandclaspClient
+    from handclasp.client.credentials import BasicCredentials
 
 
 class Output(StrEnum):
@@ -74,8 +75,6 @@ class Session:
         Raises:
             Unauthenticated: no password, and nobody to ask (CREDENTIALS_MISSING).
         """
-        from handclasp.client.channels import BasicCredentials  # noqa: PLC0415 - imports gRPC
-
         if self.options.username is None:
             return None
         username = resource_id(self.options.username) if "/" in self.options.username else self.options.username

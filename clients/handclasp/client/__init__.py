@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from handclasp.client.bootstrap import fetch_authorities
-    from handclasp.client.channels import BasicCredentials, TlsMaterial, open_channel
+    from handclasp.client.channels import open_channel
     from handclasp.client.client import HandclaspClient
     from handclasp.client.context import Context
+    from handclasp.client.credentials import BasicCredentials, TlsMaterial
     from handclasp.client.issuing import issue_with_local_key
     from handclasp.client.paging import items
 
@@ -29,10 +30,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BasicCredentials": "channels",
+    "BasicCredentials": "credentials",
     "Context": "context",
     "HandclaspClient": "client",
-    "TlsMaterial": "channels",
+    "TlsMaterial": "credentials",
     "fetch_authorities": "bootstrap",
     "issue_with_local_key": "issuing",
     "items": "paging",

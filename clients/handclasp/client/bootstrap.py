@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from handclasp.certificates.v1.certificate_service_pb2 import GetTrustBundleRequest, TrustBundle
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
-from handclasp.client.channels import TlsMaterial, open_channel
+from handclasp.client.channels import open_channel
 from handclasp.client.context import check_address
+from handclasp.client.credentials import TlsMaterial
 from handclasp.errors import Reason, Unauthenticated, Unavailable, invalid_field
 
 _HEX_DIGITS = 64  # of a SHA-256

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import grpc
 from grpc.aio import ClientCallDetails, Metadata, UnaryUnaryCall, UnaryUnaryClientInterceptor
 
+from handclasp.client.credentials import TlsMaterial
 from handclasp.client.refusals import explain_unavailable
 from handclasp.errors.status import DETAILS_KEY, from_rpc_error
-
-if TYPE_CHECKING:
-    from handclasp.client.channels import TlsMaterial
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -12,8 +12,9 @@ from handclasp.accounts.v1 import account_service_pb2_grpc
 from handclasp.authorization.v1 import authorization_service_pb2_grpc
 from handclasp.certificates.v1 import certificate_service_pb2_grpc
 from handclasp.client import files
-from handclasp.client.channels import BasicCredentials, TlsMaterial, open_channel
+from handclasp.client.channels import open_channel
 from handclasp.client.context import Context
+from handclasp.client.credentials import BasicCredentials, TlsMaterial
 from handclasp.errors import InvalidArgument, Reason
 from handclasp.integrations.v1 import integration_service_pb2_grpc
 

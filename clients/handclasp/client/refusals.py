@@ -11,12 +11,11 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from handclasp.client.credentials import TlsMaterial
 from handclasp.errors import HandclaspError, Reason, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from cryptography import x509
-
-    from handclasp.client.channels import TlsMaterial
 
 _VERIFY_FAILED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)")
 _NOT_OUR_PROTOCOL = ("WRONG_VERSION_NUMBER", "missing selected ALPN")

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     ANCHOR_NOT_A_CA = "ANCHOR_NOT_A_CA"
     INPUT_INVALID = "INPUT_INVALID"
     REQUEST_MALFORMED = "REQUEST_MALFORMED"
+    REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
 
     # What was named is not there, or not to be seen by the caller.
     USER_NOT_FOUND = "USER_NOT_FOUND"

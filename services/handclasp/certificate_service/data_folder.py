@@ -44,13 +44,20 @@ def make_data_folder(path: Path) -> None:
     """Makes the folder if need be, with mode 0700.
 
     Raises:
-        DataFolderError: others can enter it, or it cannot be made.
+        DataFolderError: others can enter it, it is somebody else's, or it cannot be made.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = path.stat().st_mode & 0o777
+        found = path.stat()
     except OSError as error:
         raise _unusable(path, error) from error
+    if found.st_uid != os.geteuid():
+        # Its owner could put other keys there. Only a process of root's gets so far.
+        raise DataFolderError(
+            f"{path} belongs to another user (id {found.st_uid}), who could replace the keys in it; run this as that"
+            " user, change the owner, or choose another --data-dir"
+        )
+    mode = found.st_mode & 0o777
     if mode & 0o077:
         raise DataFolderError(
             f"{path} has mode {mode:04o} and is to hold private keys; run `chmod 700 {path}`, or choose another"

@@ -23,7 +23,7 @@ from handclasp.certificate_service.x509.issuing import certificate_pem
 from handclasp.errors import FailedPrecondition, NotFound
 from handclasp.transport.files import write_atomically
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 FIRST_ADMINISTRATOR = "admin"
 EXECUTION_SERVER = "execution-server"
@@ -190,7 +190,8 @@ def default_addresses(settings: CertificateServiceSettings) -> dict[str, str]:
 def addresses_of(settings: CertificateServiceSettings, tls_port: int, mtls_port: int) -> dict[str, str]:
     """The addresses of both listeners, under the first name in the server certificate."""
     name = settings.server_names[0]
-    return {"certificates_tls": f"{name}:{tls_port}", "certificates_mtls": f"{name}:{mtls_port}"}
+    host = f"[{name}]" if ":" in name else name
+    return {"certificates_tls": f"{host}:{tls_port}", "certificates_mtls": f"{host}:{mtls_port}"}
 
 
 def known_addresses(data_dir: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from handclasp.certificate_service.x509.issuing import (
 )
 from handclasp.transport.tls import ReloadingCredentials, TlsIdentity
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class ListenerCredentials:
@@ -49,9 +49,9 @@ class ListenerCredentials:
         self._clock = clock
         self._changing = asyncio.Lock()
         self._identity = self._new_identity()
-        own = certificate_pem(*installation.certificates).encode()
+        self._roots = certificate_pem(*installation.certificates).encode()
         self.one_way = ReloadingCredentials(self._identity, None)
-        self.mutual = ReloadingCredentials(self._identity, own)
+        self.mutual = ReloadingCredentials(self._identity, self._roots)
 
     async def reload_bundle(self) -> None:
         """Has the mutual TLS listener let in, from the next handshake on, whom the bundle says now."""
@@ -59,8 +59,8 @@ class ListenerCredentials:
         async with self._changing:
             bundle = await self._read_bundle()
             ders = (*bundle.authorities, *bundle.anchors)
-            roots = certificate_pem(*map(x509.load_der_x509_certificate, ders)).encode()
-            self.mutual.replace(self._identity, roots)
+            self._roots = certificate_pem(*map(x509.load_der_x509_certificate, ders)).encode()
+            self.mutual.replace(self._identity, self._roots)
 
     async def keep_certificate_fresh(self) -> None:
         """Renews the server certificate at two thirds of its life, until cancelled."""
@@ -68,7 +68,8 @@ class ListenerCredentials:
             await asyncio.sleep(self._lifetime.total_seconds() * 2 / 3)
             self._identity = self._new_identity()
             self.one_way.replace(self._identity, None)
-            await self.reload_bundle()
+            # With the bundle as it was read last: a database that is down just now must not keep this from being done.
+            self.mutual.replace(self._identity, self._roots)
             _LOG.info("server_certificate_renewed", names=list(self._names))
 
     def _new_identity(self) -> TlsIdentity:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 # gRPC's core writes a line to standard error for each handshake that fails, which anybody can bring about. It reads
 # this when it is first used.
@@ -18,7 +19,9 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from handclasp.accounts.v1 import account_service_pb2
 from handclasp.accounts.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
+from handclasp.authorization.v1 import authorization_service_pb2
 from handclasp.authorization.v1.authorization_service_pb2_grpc import add_AuthorizationServiceServicer_to_server
 from handclasp.certificate_service.certificate_authority import InstallationError
 from handclasp.certificate_service.data_folder import DataFolderError, data_folder
@@ -33,6 +36,7 @@ from handclasp.certificate_service.storage.database import storage_error
 from handclasp.certificate_service.storage.migrate import SchemaTooNewError
 from handclasp.certificate_service.storage.requests import forget_requests
 from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
 from handclasp.transport.health_http import HttpServer, health_routes
@@ -41,12 +45,12 @@ from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
-SERVICE_NAMES = (
-    "handclasp.certificates.v1.CertificateService",
-    "handclasp.accounts.v1.AccountService",
-    "handclasp.authorization.v1.AuthorizationService",
+SERVICE_NAMES = tuple(
+    service.full_name
+    for proto in (certificate_service_pb2, account_service_pb2, authorization_service_pb2)
+    for service in proto.DESCRIPTOR.services_by_name.values()
 )
 _HOUSEKEEPING_INTERVAL = 3600.0
 # In bytes. The largest that makes sense has 64 KiB of PEM, and some texts.
@@ -85,9 +89,9 @@ async def serve(
         with stop.on_signals():
             await serve(settings, stop, clock, ready)
         return
-    if settings.ready_file is not None:
-        settings.ready_file.unlink(missing_ok=True)
     with start_errors(), data_folder(settings.data_dir):
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)
         async with open_service(settings, clock) as service:
             await _serve(service, stop, ready)
 
@@ -196,7 +200,7 @@ async def _housekeeping(service: Service) -> None:
     while True:
         before = service.clock() - service.settings.request_retention
         try:
-            await service.database.write(lambda transaction: forget_requests(transaction, before))  # noqa: B023
+            await service.database.write(partial(forget_requests, before=before))
         except SQLAlchemyError as error:
             _LOG.warning("housekeeping_failed", error=type(error).__name__)
         await asyncio.sleep(_HOUSEKEEPING_INTERVAL)

@@ -16,6 +16,7 @@ from handclasp.authorization.v1 import decision_pb2, permission_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
+from handclasp.errors.status import from_rpc_error
 from handclasp.transport.peer import Peer
 
 Permission: TypeAlias = "permission_pb2.Permission.ValueType"
@@ -35,7 +36,7 @@ _NOT_ACCEPTED = frozenset(
 )
 _OWN_IDENTITY_REFUSED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class RemoteAuthorizer:
         Raises:
             Unauthenticated: CERTIFICATE_NOT_ACCEPTED, CREDENTIALS_INVALID, CREDENTIALS_MISMATCH, CREDENTIALS_MISSING.
             PermissionDenied: ACCESS_DENIED.
-            ResourceExhausted: CREDENTIALS_THROTTLED.
+            ResourceExhausted: CREDENTIALS_THROTTLED, PASSWORD_CHECKS_BUSY.
             Unavailable: AUTHORIZER_UNAVAILABLE, if the service could not be asked.
         """
         request = messages.CheckPermissionRequest(
@@ -84,7 +85,7 @@ class RemoteAuthorizer:
         try:
             decision = await self._stub.CheckPermission(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
-            raise _unavailable(error) from None
+            raise _unanswered(error) from None
         return _judged(decision, permission, resource)
 
     async def allowed(self, peer: Peer, permission: Permission, resources: Sequence[str]) -> list[bool]:
@@ -105,7 +106,7 @@ class RemoteAuthorizer:
             try:
                 response = await self._stub.BatchCheckPermissions(request, timeout=self._timeout)
             except grpc.aio.AioRpcError as error:
-                raise _unavailable(error) from None
+                raise _unanswered(error) from None
             if len(response.decisions) != len(chunk):
                 raise _nonsense(f"{len(response.decisions)} decisions for {len(chunk)} resources")
             for decision, resource in zip(response.decisions, chunk, strict=True):
@@ -179,22 +180,27 @@ def _reason_name(decision: decision_pb2.Decision) -> str:
     return known.name.removeprefix("DECISION_REASON_") if known else str(int(decision.reason))
 
 
-def _unavailable(error: grpc.aio.AioRpcError) -> Unavailable:
+def _unanswered(error: grpc.aio.AioRpcError) -> HandclaspError:
+    refusal = from_rpc_error(error)
+    if refusal.reason == Reason.PASSWORD_CHECKS_BUSY:
+        # About the peer, and nobody else: too many passwords from its address wait to be checked.
+        return refusal
     if error.code() in _OWN_IDENTITY_REFUSED:
-        _log.error(
-            "the certificate service refuses this server's own identity: check that the certificate in `identity_cert` "
-            "is on file there, neither revoked nor expired, and that its user is active and holds AUTHORIZE_PEERS "
-            "(profile relying-party) on the integrations",
+        _LOG.error(
+            "own_identity_refused",
             status=error.code().name,
             details=error.details(),
+            hint="check that the certificate in `identity_cert` is on file at the certificate service, neither revoked "
+            "nor expired, and that its user is active and holds AUTHORIZE_PEERS (profile relying-party) on the "
+            "integrations",
         )
     else:
-        _log.warning("the certificate service could not be asked", status=error.code().name, details=error.details())
+        _LOG.warning("certificate_service_not_asked", status=error.code().name, details=error.details())
     return _not_asked()
 
 
 def _nonsense(what: str) -> Unavailable:
-    _log.error("the certificate service gave an answer that makes no sense: check its version", answer=what)
+    _LOG.error("decision_makes_no_sense", answer=what, hint="check the version of the certificate service")
     return _not_asked()
 
 

@@ -17,8 +17,8 @@ import structlog
 
 from handclasp.errors import PermissionDenied, Reason, Unauthenticated
 from handclasp.integration_execution.authorizer import RemoteAuthorizer
+from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
 from handclasp.integration_execution.registry import IntegrationLoadError, Registry, find_integrations
-from handclasp.integration_execution.rpc import SERVICE_NAME, IntegrationRpc
 from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integration_execution.trust import TrustBundleReader, TrustReloader
@@ -38,7 +38,7 @@ from handclasp.transport.tls import (
     static_credentials,
 )
 
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 async def serve(settings: ExecutionSettings, stop: StopRequests | None = None) -> None:
@@ -81,7 +81,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
 
         server = make_server(CallInterceptor(_admit), settings.limits)
         authorizer = RemoteAuthorizer(channel, timeout=settings.decision_timeout)
-        add_IntegrationServiceServicer_to_server(IntegrationRpc(registry, authorizer, IntegrationRunner()), server)
+        add_IntegrationServiceServicer_to_server(IntegrationService(registry, authorizer, IntegrationRunner()), server)
         health = add_health_and_reflection(server, [SERVICE_NAME])
         port = listen(server, settings.host, settings.port, credentials, setting="port")
         try:
@@ -97,7 +97,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
         if settings.ready_file is not None:
             write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)
-        _log.info("serving", host=settings.host, port=port, health_port=http.port, integrations=registry.names)
+        _LOG.info("serving", host=settings.host, port=port, health_port=http.port, integrations=registry.names)
         await run_until_stopped([server], [health], stop, grace=settings.grace)
 
 
@@ -114,7 +114,7 @@ def _load_registry(settings: ExecutionSettings) -> Registry:
     try:
         return Registry(find_integrations(settings.integrations_folder), disabled=settings.disabled_integrations)
     except IntegrationLoadError as error:
-        _log.error("integrations cannot be loaded", exc_info=error)
+        _LOG.error("integrations_not_loaded", exc_info=error)
         raise StartError(str(error)) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from handclasp.errors import InvalidArgument, Reason
+from handclasp.errors import InvalidArgument, Reason, invalid_field
 
 _MAX_LENGTH = 1000
 
@@ -38,6 +38,6 @@ class PageTokens:
 
 
 def _invalid() -> InvalidArgument:
-    return InvalidArgument(
-        Reason.PAGE_TOKEN_INVALID, "page_token: is not valid here, or not any more; begin again without one"
+    return invalid_field(
+        "page_token", "is not valid here, or not any more; begin again without one", Reason.PAGE_TOKEN_INVALID
     )

@@ -22,7 +22,6 @@ MAX_EXACT_INTEGER = 2**53
 MAX_DEPTH = 100
 """How deeply objects and lists may be nested, as in protobuf messages."""
 
-INPUT_FIELD = "input"
 INPUT_JSON_FIELD = "input_json"
 
 _Path: TypeAlias = "tuple[_Path, str | int] | None"

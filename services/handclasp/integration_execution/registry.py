@@ -19,7 +19,7 @@ ENTRY_POINT_GROUP = "handclasp.integrations"
 _FOLDER_MODULE = "handclasp_integrations_folder"
 
 AnyIntegration = Integration[Any, Any]
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class IntegrationLoadError(Exception):
@@ -110,7 +110,7 @@ def _from_folder(folder: Path) -> Iterator[Found]:
         _refuse_writable_by_all(path)
         integrations = _from_file(path)
         if not integrations:
-            _log.warning("file without integrations", file=str(path))
+            _LOG.warning("file_without_integrations", file=str(path))
         for integration in integrations:
             yield Found(integration, str(path))
 

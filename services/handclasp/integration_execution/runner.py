@@ -15,7 +15,7 @@ from handclasp.integration_execution.payload import input_invalid
 MAX_VIOLATIONS = 100
 """How many fields at fault a refusal names."""
 
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class IntegrationRunner:
@@ -90,7 +90,7 @@ async def _call(integration: Integration[Any, Any], value: BaseModel) -> BaseMod
 def _cancel(task: asyncio.Task[BaseModel], integration: Integration[Any, Any]) -> None:
     def report(ended: asyncio.Task[BaseModel]) -> None:
         if not ended.cancelled() and (error := ended.exception()) is not None:
-            _log.warning("integration failed after it was cancelled", **_names(integration), exc_info=error)
+            _LOG.warning("integration_failed_after_cancellation", **_names(integration), exc_info=error)
 
     task.add_done_callback(report)
     task.cancel()
@@ -133,7 +133,7 @@ def output_failed(integration: Integration[Any, Any], error: Exception) -> Abort
 
 
 def _failed(integration: Integration[Any, Any], error: BaseException) -> Aborted:
-    _log.error("integration failed", **_names(integration), exc_info=error)
+    _LOG.error("integration_failed", **_names(integration), exc_info=error)
     return Aborted(
         Reason.INTEGRATION_FAILED,
         f"integration {integration.name} {integration.version} failed; the server's log says why, ask whoever runs it",

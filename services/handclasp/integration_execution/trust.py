@@ -15,7 +15,7 @@ FIRST_RETRY = 0.2
 LAST_RETRY = 5.0
 """Seconds between attempts at start: doubled from the first to the last."""
 
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class TrustBundleReader:
@@ -46,7 +46,7 @@ class TrustBundleReader:
             try:
                 roots.append(compose_roots([anchor]))
             except TlsMaterialError as error:
-                _log.error("a trust anchor is left out: remove it at the certificate service", fault=str(error))
+                _LOG.error("trust_anchor_left_out", fault=str(error), hint="remove it at the certificate service")
         return compose_roots(roots)
 
     async def read_at_start(self) -> bytes:
@@ -56,11 +56,12 @@ class TrustBundleReader:
             try:
                 return await self.read()
             except (grpc.aio.AioRpcError, TlsMaterialError) as error:
-                _log.warning(
-                    "no trust bundle yet: check that the certificate service runs at `certificate_service`, and that "
-                    "this server's `identity_cert` and `ca_file` are its",
+                _LOG.warning(
+                    "trust_bundle_not_read_yet",
                     fault=_fault(error),
                     retry_in=delay,
+                    hint="check that the certificate service runs at `certificate_service`, and that `identity_cert` "
+                    "and `ca_file` are from it",
                 )
             await asyncio.sleep(delay)
             delay = min(2 * delay, LAST_RETRY)
@@ -107,15 +108,15 @@ class TrustReloader:
             if roots_pem != self._roots_pem:
                 self._credentials.replace(self._identity, roots_pem)
                 self._roots_pem = roots_pem
-                _log.info("trust bundle replaced", certificates=roots_pem.count(b"-----BEGIN CERTIFICATE-----"))
+                _LOG.info("trust_bundle_replaced", certificates=roots_pem.count(b"-----BEGIN CERTIFICATE-----"))
         except (grpc.aio.AioRpcError, TlsMaterialError) as error:
             fault = _fault(error)
             if self.fault is None:
-                _log.warning("trust bundle not read; the last one stays in force", fault=fault)
+                _LOG.warning("trust_bundle_not_read", fault=fault, hint="the last one stays in force")
             self.fault = fault
         else:
             if self.fault is not None:
-                _log.info("trust bundle read again")
+                _LOG.info("trust_bundle_read_again")
             self.fault = None
 
 

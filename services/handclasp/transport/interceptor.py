@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -39,7 +40,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Methods that need no more than the listener's TLS."""
 
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _guard(self, method: str, context: Context, responding: Callable[[], Awaitable[Any]]) -> Any:
         peer: Peer | None = None
         caller: object = None
+        cause: Exception | None = None
         try:
             peer = read_peer(context)
             caller = await self._admit(method, peer)
@@ -135,8 +137,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except HandclaspError as error:
             refusal = error
         except Exception as error:  # noqa: BLE001 the last line before the wire: nothing may pass it with its text
-            refusal = (self._translate(error) if self._translate else None) or self._unforeseen(method, error)
-        _log_refusal(method, refusal, peer, caller)
+            foreseen = self._translate(error) if self._translate else None
+            refusal, cause = (foreseen, error) if foreseen else (self._unforeseen(method, error), None)
+        _log_refusal(method, refusal, peer, caller, cause)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
 
@@ -158,7 +161,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unforeseen(self, method: str, error: BaseException) -> Internal:
         """The caller gets an id to quote, the log gets the exception."""
         incident = secrets.token_hex(4)
-        _log.error("unforeseen error", method=method, incident=incident, exc_info=error)
+        _LOG.error("unforeseen_error", method=method, incident=incident, exc_info=error)
         return Internal(
             Reason.INTERNAL,
             f"an error on the server; its log has the details under {incident}",
@@ -190,9 +193,10 @@ def _write_responses(
     # that is blocked in a write is cancelled.
     async def write_responses() -> None:
         if inspect.isasyncgenfunction(behaviour):
-            responses: AsyncIterator[Any] = behaviour(_parsed(parse, request), context)
-            async for response in responses:
-                await context.write(response)
+            # Closed when the call ends, and not when somebody collects garbage: what it holds is let go of at once.
+            async with aclosing(behaviour(_parsed(parse, request), context)) as responses:
+                async for response in responses:
+                    await context.write(response)
         elif inspect.iscoroutinefunction(behaviour):
             await behaviour(_parsed(parse, request), context)
         else:
@@ -218,13 +222,17 @@ def _not_implemented() -> Unimplemented:
     return Unimplemented(Reason.METHOD_UNKNOWN, "this server does not implement the method; call another version of it")
 
 
-def _log_refusal(method: str, refusal: HandclaspError, peer: Peer | None, caller: object) -> None:
+def _log_refusal(
+    method: str, refusal: HandclaspError, peer: Peer | None, caller: object, cause: Exception | None
+) -> None:
     fields: Iterable[tuple[str, str | None]] = (
         ("user", getattr(caller, "user", None)),
         ("peer", peer.address if peer else None),
         ("fingerprint", peer.fingerprint if peer else None),
         ("decision", refusal.metadata.get("decision")),
         ("incident", refusal.metadata.get("incident")),
+        # The caller is told to have somebody look at the log, so it is here. Its first line; the rest may be long.
+        ("cause", f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}" if cause else None),
     )
     known = {name: value for name, value in fields if value}
-    _log.info("refused", method=method, status=status_code(refusal).name, reason=refusal.reason, **known)
+    _LOG.info("refused", method=method, status=status_code(refusal).name, reason=refusal.reason, **known)

@@ -16,7 +16,7 @@ PARENT_PIPE_VARIABLE = "HANDCLASP_PARENT_PIPE"
 """Names the descriptor of a pipe that a parent process holds open: when that one ends, so does this."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_log = structlog.stdlib.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class StopRequests:
@@ -42,7 +42,7 @@ class StopRequests:
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
-                _log.critical("a background task failed; the service stops", task=task.get_name(), exc_info=error)
+                _LOG.critical("background_task_failed", task=task.get_name(), exc_info=error)
                 self.request()
 
         task.add_done_callback(ended)
@@ -97,14 +97,14 @@ async def run_until_stopped(
     """
     try:
         await stop.wait()
-        _log.info("stopping", grace=grace)
+        _LOG.info("stopping", grace=grace)
         for health in healths:
             await health.enter_graceful_shutdown()
         await _stop_gracefully(servers, stop, grace)
     finally:
         # Without grace: for whoever was impatient, and for a cancelled caller. Harmless if all is stopped.
         await _stop(servers, None)
-    _log.info("stopped")
+    _LOG.info("stopped")
 
 
 async def _stop_gracefully(servers: Sequence[grpc.aio.Server], stop: StopRequests, grace: float) -> None:
@@ -118,7 +118,7 @@ async def _stop_gracefully(servers: Sequence[grpc.aio.Server], stop: StopRequest
     if stopping.done():
         await stopping
     else:
-        _log.warning("stopping at once, on a second request")
+        _LOG.warning("stopping_at_once")
 
 
 async def _stop(servers: Sequence[grpc.aio.Server], grace: float | None) -> None:

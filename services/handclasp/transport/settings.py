@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -38,17 +39,30 @@ class SectionSettings(BaseSettings):
         return init_settings, env_settings, InitSettingsSource(settings_cls, read_section(cls.section))
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Settings name code to run, so a folder that others can write to must not bring along its own."""
+    found = path.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        raise ValueError(
+            f"{path.absolute()} belongs to another user, or anybody can write to it; run this in another folder, or"
+            f" name the file in {SETTINGS_FILE_VARIABLE} if you trust it"
+        )
+
+
 def read_section(section: str) -> dict[str, Any]:
     """A section of the settings file; empty if there is no file, or no such section in it.
 
     Raises:
-        ValueError: the file is not TOML, or the section is no table.
+        ValueError: the file is not TOML, or the section is no table; or it lies in the working folder by itself, and
+            somebody else could have put it there.
         OSError: a file that was named cannot be read.
     """
     named = os.environ.get(SETTINGS_FILE_VARIABLE)
     path = Path(named) if named else SETTINGS_FILE
     if not named and not path.exists():
         return {}
+    if not named:
+        _refuse_foreign(path)
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8")).get(section, {})
     except tomllib.TOMLDecodeError as error:

@@ -15,7 +15,8 @@ import pytest
 
 from handclasp.certificates.v1.certificate_service_pb2 import GetCertificateRequest, GetTrustBundleRequest
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
-from handclasp.client.channels import BasicCredentials, TlsMaterial, open_channel
+from handclasp.client.channels import open_channel
+from handclasp.client.credentials import BasicCredentials, TlsMaterial
 from handclasp.errors import (
     DeadlineExceeded,
     HandclaspError,

@@ -49,6 +49,16 @@ def test_key_values_are_one_line_even_of_hostile_text(tmp_path: Path) -> None:
     assert "peer=192.0.2.7" in line
 
 
+def test_key_values_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    subject = "CN=\x1b[2J\u2028forged \u202e\x85\ud800 é"
+    log_to(tmp_path / "log", LogFormat.KEY_VALUE).error(
+        "added", subject=subject, exc_info=raised(RuntimeError(subject))
+    )
+    text = (tmp_path / "log").read_text()
+    assert all(character.isprintable() for line in text.split("\n") for character in line)
+    assert "\\x1b[2J\\u2028forged \\u202e\\x85\\ud800 é" in text
+
+
 def test_json_lines_parse_and_hold_the_libraries_too(tmp_path: Path) -> None:
     logger = log_to(tmp_path / "log", LogFormat.JSON)
     logger.info("one", count=3)

@@ -34,6 +34,8 @@ DOMAIN = "handclasp.example"
         "spiffe://hand\tclasp.example\n/user/alice",
         "spiffe://handclasp.example%00/user/alice",
         "spiffe://%EF%BD%88andclasp.example/user/alice",
+        "spiffe://" + "%20" * 3000 + "handclasp.example/user/alice",
+        "spiffe://handclasp.example/" + "%CC%95%CC%80" * 5000,
     ],
 )
 def test_every_spelling_of_the_trust_domain_is_a_claim(uri: str) -> None:

@@ -9,7 +9,6 @@ from enum import StrEnum
 
 from handclasp.errors import invalid_field
 
-MAXIMUM_RESOURCE_LENGTH = 256
 EVERYTHING = "*"
 
 _RESOURCE = re.compile(r"[!-)+-~]{1,256}", re.ASCII)

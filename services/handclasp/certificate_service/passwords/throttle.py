@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 
@@ -30,7 +30,7 @@ class ThrottleLimits:
 class _Record:
     failures: int = 0
     last_failure: datetime | None = None
-    pending: int = field(default=0)
+    pending: int = 0
 
 
 class PasswordThrottle:

@@ -39,7 +39,6 @@ from handclasp.certificate_service.use_cases.issue_certificate import (
     IssueCertificate,
     IssueRequest,
     KeyCustody,
-    KeyKind,
 )
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
@@ -49,6 +48,7 @@ from handclasp.certificate_service.use_cases.upload_certificate import (
     UploadRequest,
 )
 from handclasp.certificate_service.x509.fingerprints import fingerprint
+from handclasp.certificate_service.x509.issuing import KeyKind
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceServicer
@@ -84,8 +84,10 @@ class UseCases:
 
 
 class CertificateService(CertificateServiceServicer):
-    """Args:
-    authorities: this service's CA certificates, root first; leaves chain over all but the root.
+    """Needs `CallInterceptor` around it, which maps typed errors and provides the caller.
+
+    Args:
+        authorities: this service's CA certificates, root first; leaves chain over all but the root.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ async def save_annotations(transaction: Transaction, certificate: Certificate) -
     )
 
 
-async def revoke(transaction: Transaction, condition: ColumnElement[bool], revocation: Revocation) -> int:
+async def _revoke(transaction: Transaction, condition: ColumnElement[bool], revocation: Revocation) -> int:
     """Revokes those that match and are not revoked yet; returns how many."""
     done = await transaction.execute(
         update(certificates)
@@ -95,11 +95,11 @@ async def revoke(transaction: Transaction, condition: ColumnElement[bool], revoc
 
 
 async def revoke_certificate(transaction: Transaction, certificate_id: str, revocation: Revocation) -> int:
-    return await revoke(transaction, certificates.c.id == certificate_id, revocation)
+    return await _revoke(transaction, certificates.c.id == certificate_id, revocation)
 
 
 async def revoke_certificates_of(transaction: Transaction, user_id: str, revocation: Revocation) -> int:
-    return await revoke(transaction, certificates.c.user_id == user_id, revocation)
+    return await _revoke(transaction, certificates.c.user_id == user_id, revocation)
 
 
 def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Executable, Result, event, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -152,7 +151,7 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
 
 def storage_error(error: Exception) -> HandclaspError | None:
     """What callers are told when the database fails; None if the error is not the database's."""
-    if isinstance(error, DBAPIError | PoolTimeoutError | SQLAlchemyError):
+    if isinstance(error, SQLAlchemyError):
         return Unavailable(
             Reason.STORAGE_UNAVAILABLE,
             "the certificate service cannot use its database right now; try again, and if it lasts have its operator"

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from handclasp.certificate_service.storage.database import Database
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class SchemaTooNewError(Exception):

@@ -32,7 +32,7 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason, invalid_field
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class AccessProfiles:

@@ -19,8 +19,9 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock, Creden
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
 from handclasp.errors import HandclaspError, Reason, ResourceExhausted, Unauthenticated
 
-# Longer names than any user's are cut before they are recorded.
-_RECORDED_NAME = 64
+# Users' ids are shorter, so a longer name is nobody's, and still is when it is cut to this. What is counted and
+# recorded by name has a bounded size then.
+_LONGEST_NAME = 64
 
 
 class Authenticator:
@@ -89,13 +90,13 @@ class Authenticator:
         return Caller(facts.user, facts.certificate.id, fingerprint, address)
 
     async def _by_password(self, credentials: Credentials, address: str, method: str) -> Caller:
-        name = credentials.username[:_RECORDED_NAME]
+        name = credentials.username[:_LONGEST_NAME]
         outcome = await self._password_outcome(credentials, address)
         user: UserFacts | None = None
         against = judge_credentials(outcome, name)
         if against is None:
             # Read after the password was checked, which takes a while.
-            user = await self._facts.user(credentials.username)
+            user = await self._facts.user(name)
             against = judge_user(user) if user is not None else _wrong_password(name)
         if user is None or against is not None:
             subject = Subject(user_id=name, resource=method, peer_address=address)
@@ -103,7 +104,7 @@ class Authenticator:
         return Caller(user, address=address)
 
     async def _password_outcome(self, credentials: Credentials, address: str) -> CredentialsOutcome | None:
-        checked = await self._passwords.check(credentials.username, credentials.password, address)
+        checked = await self._passwords.check(credentials.username[:_LONGEST_NAME], credentials.password, address)
         if checked.retry_time is not None:
             return CredentialsOutcome(DecisionReason.CREDENTIALS_THROTTLED, checked.retry_time)
         return None if checked.right else CredentialsOutcome(DecisionReason.CREDENTIALS_INVALID)

@@ -28,7 +28,7 @@ from handclasp.certificate_service.use_cases.authentication import Authenticator
 from handclasp.certificate_service.use_cases.caller import Caller, Clock, Credentials
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Keeps denials so that they can be explained: in memory at once, in the database a little later, in batches.
 
 Equal denials within a window share one record and one id, so a flood of them costs one row. A flood of different ones
-is bounded, too: past a limit they are recorded by reason only.
+is bounded, too: past a peer's share they are recorded by peer and reason, past the limit of all by reason only.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.denials import find_denial, save_denials
 from handclasp.certificate_service.use_cases.caller import Clock
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 _OVERFLOW_RULE = "one of many different denials at once, which are recorded together; the first one's rule: "
 
@@ -36,12 +37,14 @@ class DenialLimits:
         keep: how many records the database keeps; the oldest go first.
         window: how long equal denials are counted in one record.
         open_records: how many different denials may be counted at once; further ones are recorded by reason only.
+        open_records_per_peer: how many of one certificate or address; further ones are recorded by peer and reason.
         flush_interval: how long a denial waits at most before it is written. A crash loses those that wait.
     """
 
     keep: int = 100_000
     window: timedelta = timedelta(seconds=60)
     open_records: int = 1_000
+    open_records_per_peer: int = 100
     flush_interval: timedelta = timedelta(seconds=1)
 
 
@@ -70,24 +73,34 @@ class DenialLog:
         self._clock = clock
         self._open: dict[_Key, Denial] = {}
         self._unwritten: set[_Key] = set()
+        self._shares: Counter[str] = Counter()
 
     def record(self, verdict: Verdict, subject: Subject, decided: datetime | None = None) -> str:
         """Records a denial, of this moment unless it was decided before, and returns the id under which it can be
         explained."""
         now = self._clock() if decided is None else decided
-        key = (verdict.reason, subject)
+        key = self._key(verdict.reason, subject)
         known = self._open.get(key)
-        if known is None and len(self._open) >= self._limits.open_records:
-            key = (verdict.reason, Subject())
-            known = self._open.get(key)
-            verdict = replace(verdict, rule=_OVERFLOW_RULE + verdict.rule)
         if known is None:
+            if key[1] != subject:
+                verdict = replace(verdict, rule=_OVERFLOW_RULE + verdict.rule)
             known = _new_denial(verdict, key[1], now)
+            self._shares[_who(key[1])] += 1
         else:
             known = replace(known, count=known.count + 1, last_time=now)
         self._open[key] = known
         self._unwritten.add(key)
         return known.id
+
+    def _key(self, reason: DecisionReason, subject: Subject) -> _Key:
+        """Under what to record: what was asked in full; past the peer's share of records, by peer and reason; and past
+        the limit of all, by reason only. So a peer that is denied a thousand things blinds nobody to another's."""
+        room = len(self._open) < self._limits.open_records
+        exact = (reason, subject)
+        if exact in self._open or (room and self._shares[_who(subject)] < self._limits.open_records_per_peer):
+            return exact
+        by_peer = (reason, _peer_only(subject))
+        return by_peer if room or by_peer in self._open else (reason, Subject())
 
     async def explain(self, decision_id: str) -> Denial | None:
         """The record with that id, if it is kept."""
@@ -127,6 +140,8 @@ class DenialLog:
         for key in [key for key, denial in self._open.items() if denial.first_time < before]:
             if key not in self._unwritten:
                 del self._open[key]
+                self._shares[_who(key[1])] -= 1
+        self._shares = +self._shares
 
     async def _write(self, records: Sequence[Denial]) -> None:
         try:
@@ -138,6 +153,17 @@ class DenialLog:
                 return
             for record in records:
                 await self._write([record])
+
+
+def _who(subject: Subject) -> str:
+    """The peer, as far as it cannot choose it: its certificate on file, or else its address."""
+    return subject.certificate_id or subject.peer_address
+
+
+def _peer_only(subject: Subject) -> Subject:
+    if subject.certificate_id:
+        return Subject(user_id=subject.user_id, certificate_id=subject.certificate_id)
+    return Subject(peer_address=subject.peer_address)
 
 
 def _new_denial(verdict: Verdict, subject: Subject, now: datetime) -> Denial:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Literal
 
 import structlog
 from cryptography import x509
@@ -25,6 +24,7 @@ from handclasp.certificate_service.use_cases.on_file import certificate_on_file
 from handclasp.certificate_service.use_cases.owners import active_owner
 from handclasp.certificate_service.x509.issuing import (
     Authority,
+    KeyKind,
     LeafSubject,
     generate_key,
     issue_leaf,
@@ -34,12 +34,10 @@ from handclasp.certificate_service.x509.issuing import (
 from handclasp.certificate_service.x509.signing_request import read_signing_request
 from handclasp.errors import Reason, invalid_field
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 MAXIMUM_SERVER_NAMES = 20
 MINIMUM_LIFETIME = timedelta(minutes=1)
-
-KeyKind = Literal["EC P-256", "EC P-384"]
 
 
 class KeyCustody(StrEnum):
@@ -159,7 +157,7 @@ class IssueCertificate:
                 transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
             )
         )
-        if certificate is not fresh:
+        if certificate.id != fresh.id:
             return Issued(
                 certificate,
                 KeyCustody.KEY_NOT_RETAINED if custody is KeyCustody.RETURNED else KeyCustody.CALLER_HELD,

@@ -23,7 +23,7 @@ from handclasp.certificate_service.x509.anchors import conflict, conflict_with_o
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

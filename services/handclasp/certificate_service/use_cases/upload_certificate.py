@@ -30,7 +30,7 @@ from handclasp.certificate_service.x509.uploaded import (
 )
 from handclasp.errors import AlreadyExists, InvalidArgument, Reason
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class UploadCertificate:
                 transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
             )
         )
-        if certificate is fresh:
+        if certificate.id == fresh.id:
             _LOG.info(
                 "certificate_uploaded",
                 certificate=certificate_name(certificate.id),

@@ -51,7 +51,7 @@ from handclasp.errors import (
     invalid_field,
 )
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class Users:

@@ -40,7 +40,7 @@ _NONE = "integrations/-"
 
 _EXECUTE = permission_pb2.PERMISSION_EXECUTE_INTEGRATIONS
 
-_Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Authorizer(Protocol):
@@ -51,7 +51,7 @@ class Authorizer(Protocol):
     async def allowed(self, peer: Peer, permission: Permission, resources: Sequence[str]) -> list[bool]: ...
 
 
-class IntegrationRpc(IntegrationServiceServicer):
+class IntegrationService(IntegrationServiceServicer):
     """Needs `CallInterceptor` around it, which maps typed errors and provides the peer."""
 
     def __init__(self, registry: Registry, authorizer: Authorizer, runner: IntegrationRunner) -> None:
@@ -60,10 +60,10 @@ class IntegrationRpc(IntegrationServiceServicer):
         self._runner = runner
         self._page_tokens = PageTokens()
 
-    async def ListIntegrations(  # noqa: N802
+    async def ListIntegrations(
         self,
         request: messages.ListIntegrationsRequest,
-        context: _Context,  # noqa: ARG002
+        context: Context,
     ) -> messages.ListIntegrationsResponse:
         peer = current_peer()
         if not self._registry.names:
@@ -87,10 +87,10 @@ class IntegrationRpc(IntegrationServiceServicer):
             response.next_page_token = self._page_tokens.seal(found[size - 1], holder)
         return response
 
-    async def GetIntegration(  # noqa: N802
+    async def GetIntegration(
         self,
         request: messages.GetIntegrationRequest,
-        context: _Context,  # noqa: ARG002
+        context: Context,
     ) -> integration_pb2.Integration:
         name = _integration_id(request.name)
         try:
@@ -104,10 +104,10 @@ class IntegrationRpc(IntegrationServiceServicer):
         message.output_schema.CopyFrom(ParseDict(integration.output_schema, Struct()))
         return message
 
-    async def ExecuteIntegration(  # noqa: N802
+    async def ExecuteIntegration(
         self,
         request: messages.ExecuteIntegrationRequest,
-        context: _Context,  # noqa: ARG002
+        context: Context,
     ) -> messages.ExecuteIntegrationResponse:
         name = _integration_id(request.name)
         await self._authorizer.require(current_peer(), _EXECUTE, request.name)

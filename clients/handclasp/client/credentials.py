@@ -1,0 +1,50 @@
+"""What a client presents, and what it checks servers with."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+
+from handclasp.errors import InvalidArgument, Reason, invalid_field
+
+
+@dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """What a client checks servers with, and what it presents.
+
+    Attributes:
+        authorities: CA certificates as PEM; a server must chain to one of them.
+        certificate: the client certificate and then its intermediates as PEM; None for one-way TLS.
+        key: its private key as unencrypted PEM; None exactly if `certificate` is.
+    """
+
+    authorities: bytes
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.authorities.strip():
+            raise InvalidArgument(
+                Reason.FILE_NOT_USABLE,
+                "the CA file is empty; get the CA certificate again with `handclasp trust fetch`",
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise invalid_field("key", "a client certificate and its private key go together; give both or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class BasicCredentials:
+    """A user's id and password, as HTTP Basic (RFC 7617) carries them."""
+
+    username: str
+    password: str = field(repr=False)
+
+    def header(self) -> str:
+        """The value of the `authorization` metadata. A secret.
+
+        Raises:
+            InvalidArgument: a colon in the user's id, which Basic cannot carry.
+        """
+        if ":" in self.username:
+            raise invalid_field("username", "a user's id has no colon; give the id, without `users/`")
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()

@@ -1,0 +1,19 @@
+"""Whose data folder is used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others do not get into somebody else's folder")
+def test_root_uses_nobody_elses_folder(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.mkdir(mode=0o700)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(DataFolderError, match="belongs to another user"):
+        make_data_folder(path)
