@@ -26,12 +26,15 @@ from handclasp.certificate_service.storage.installation import (
 )
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import Authority, key_to_pem, make_issuing_authority, make_root
-from handclasp.transport.files import SecretFileError, read_secret, write_secret
+from handclasp.transport.files import SecretFileError, read_secret, write_atomically, write_secret
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 ROOT = "root"
 ISSUING = "issuing"
+# In the key folder: there once the database names the keys. Without it they are left over from a first start that did
+# not come to its end.
+COMPLETE = "complete"
 
 
 class InstallationError(Exception):
@@ -68,10 +71,17 @@ async def open_installation(
         passphrase: encrypts the keys.
 
     Raises:
-        InstallationError: a key is absent, or cannot be read, or is not the CA's; or the trust domain is another one.
+        InstallationError: a key is absent, or cannot be read, or is not the CA's; or the trust domain is another one;
+            or the keys are those of a database that is not this one.
     """
     values = await database.read(read_installation)
+    complete = keys / COMPLETE
     if not values:
+        if complete.exists():  # noqa: ASYNC240 - nothing else runs yet
+            raise InstallationError(
+                f"{keys} holds the keys of another installation, and the database is empty; check database_url"
+                " (HANDCLASP_CERTIFICATES_DATABASE_URL), or restore the database"
+            )
         await _first_start(database, keys, trust_domain=trust_domain, passphrase=passphrase, now=now)
         values = await database.read(read_installation)
     if values[TRUST_DOMAIN] != trust_domain:
@@ -80,12 +90,16 @@ async def open_installation(
             f" {trust_domain}; every certificate names the former, so set it back"
         )
     records = await database.read(read_authorities)
-    return Installation(
+    installation = Installation(
         trust_domain,
         root=_load(records[ROOT], keys, passphrase),
         issuing=_load(records[ISSUING], keys, passphrase),
         page_token_key=values[PAGE_TOKEN_KEY].encode(),
     )
+    # Not before the rows are committed: a crash in between is made up for here, at the next start.
+    if not complete.exists():  # noqa: ASYNC240 - nothing else runs yet
+        write_atomically(complete, f"{installation.root_fingerprint}\n".encode(), 0o644)
+    return installation
 
 
 async def _first_start(

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from handclasp.transport.files import write_atomically
+
 
 class DataFolderError(Exception):
     """The data folder cannot be used; the message says why, and what to do."""
@@ -41,7 +43,7 @@ def data_folder(path: Path) -> Iterator[Path]:
 
 
 def make_data_folder(path: Path) -> None:
-    """Makes the folder if need be, with mode 0700.
+    """Makes the folder if need be, with mode 0700, and keeps version control from taking in what is in it.
 
     Raises:
         DataFolderError: others can enter it, it is somebody else's, or it cannot be made.
@@ -63,6 +65,12 @@ def make_data_folder(path: Path) -> None:
             f"{path} has mode {mode:04o} and is to hold private keys; run `chmod 700 {path}`, or choose another"
             " --data-dir"
         )
+    ignored = path / ".gitignore"
+    if not ignored.exists():
+        try:
+            write_atomically(ignored, b"*\n", 0o644)
+        except OSError as error:
+            raise _unusable(path, error) from error
 
 
 def _unusable(path: Path, error: OSError) -> DataFolderError:

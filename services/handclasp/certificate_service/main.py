@@ -53,8 +53,6 @@ SERVICE_NAMES = tuple(
     for service in proto.DESCRIPTOR.services_by_name.values()
 )
 _HOUSEKEEPING_INTERVAL = 3600.0
-# In bytes. The largest that makes sense has 64 KiB of PEM, and some texts.
-_MAXIMUM_REQUEST = 256 * 1024
 
 
 def utc_now() -> datetime:
@@ -113,7 +111,7 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
     interceptor = CallInterceptor(
-        Admitter(service.authenticator).admit, storage_error, max_request_length=_MAXIMUM_REQUEST
+        Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )
     async with AsyncExitStack() as stack:
         servers, healths, ports = [], [], []
@@ -126,6 +124,9 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
             healths.append(add_health_and_reflection(server, SERVICE_NAMES))
             ports.append(listen(server, settings.host, port, credentials, setting=setting))
             servers.append(server)
+        for server, health in zip(servers, healths, strict=True):
+            await server.start()
+            await set_serving(health, SERVICE_NAMES, serving=True)
         http = HttpServer(
             health_routes(lambda: _missing(service)), host=settings.health_host, port=settings.health_port
         )
@@ -139,9 +140,6 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
             ("housekeeping", _housekeeping(service)),
         ):
             stack.callback(stop.on_failure(asyncio.create_task(task, name=name)).cancel)
-        for server, health in zip(servers, healths, strict=True):
-            await server.start()
-            await set_serving(health, SERVICE_NAMES, serving=True)
         opened = Ports(tls=ports[0], mtls=ports[1], health=http.port)
         fingerprint = service.installation.root_fingerprint
         _LOG.info(

@@ -50,7 +50,9 @@ class CertificateServiceSettings(SectionSettings):
     health_host: str = Field("127.0.0.1", description="Address to listen on for health over plain HTTP.")
     health_port: Port = Field(8480, description="Port for health over plain HTTP: /livez and /readyz.")
     server_names: tuple[str, ...] = Field(
-        ("localhost", "127.0.0.1", "::1"), description="DNS names and IP addresses in the server certificate."
+        ("localhost", "127.0.0.1", "::1"),
+        min_length=1,
+        description="DNS names and IP addresses in the server certificate.",
     )
     server_certificate_lifetime: timedelta = Field(
         timedelta(days=30), gt=timedelta(minutes=5), description="It is renewed at two thirds of it."
@@ -77,6 +79,9 @@ class CertificateServiceSettings(SectionSettings):
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
     request_retention: timedelta = Field(timedelta(days=7), description="How long a request_id is remembered.")
 
+    maximum_request_length: Annotated[int, Field(ge=128 * 1024)] = Field(
+        256 * 1024, description="Bytes of a request that are parsed at all; more are refused."
+    )
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up, each listener.")
     grace: Seconds = Field(10.0, description="For running calls, when the service is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the service is ready: JSON with its ports.")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Annotated
+
+from pydantic import Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +22,11 @@ class ThrottleLimits:
         remembered: how many pairs of user and address are kept at most; the ones unused for longest go first.
     """
 
-    free_attempts: int = 5
-    first_wait: timedelta = timedelta(seconds=1)
-    longest_wait: timedelta = timedelta(minutes=5)
-    forget_after: timedelta = timedelta(minutes=15)
-    remembered: int = 20_000
+    free_attempts: Annotated[int, Field(ge=1)] = 5
+    first_wait: Annotated[timedelta, Field(ge=timedelta(milliseconds=1))] = timedelta(seconds=1)
+    longest_wait: Annotated[timedelta, Field(ge=timedelta(milliseconds=1))] = timedelta(minutes=5)
+    forget_after: Annotated[timedelta, Field(ge=timedelta(0))] = timedelta(minutes=15)
+    remembered: Annotated[int, Field(ge=1)] = 20_000
 
 
 @dataclass(slots=True)

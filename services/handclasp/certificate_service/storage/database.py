@@ -24,6 +24,11 @@ T = TypeVar("T")
 # connection is given back, have the driver begin transactions by itself again.
 _NO_BEGIN = "handclasp_no_begin"
 
+# How long PostgreSQL may take to answer a new connection, or a free one be waited for; and how long what was sent to it
+# may stay unacknowledged.
+_CONNECT_SECONDS = 5
+_SILENCE_SECONDS = 10
+
 # How long SQLite waits for a lock held by another process, such as a backup.
 _SQLITE_BUSY_SECONDS = 10
 
@@ -97,13 +102,19 @@ class Database:
         async with self._queries.connect() as connection:
             return await work(Snapshot(connection))
 
-    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def write(
+        self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
+    ) -> T:
         """Runs `work` in a transaction that may be shared with others, and returns once it is on disk.
 
         `work` may be run again, from its beginning and in a transaction of its own, if the shared one did not work out;
         it must have no effects but through its argument. A typed error it raises undoes it, and is raised here.
+
+        Args:
+            committed: told the result right after the commit, also if whoever waits here has left by then. For what
+                must follow a change: the line in the log, and others that have to know.
         """
-        return await self._commits.submit(work)
+        return await self._commits.submit(work, committed)
 
     async def close(self) -> None:
         await self._commits.close()
@@ -135,7 +146,14 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
         )
     if kind == "postgresql":
         engine = create_async_engine(
-            url, pool_size=readers + 2, max_overflow=0, pool_pre_ping=True, hide_parameters=True
+            url,
+            # A database that vanished without a word is given up on, instead of waited for by every call.
+            connect_args={"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": _SILENCE_SECONDS * 1000},
+            pool_size=readers + 2,
+            max_overflow=0,
+            pool_timeout=_CONNECT_SECONDS,
+            pool_pre_ping=True,
+            hide_parameters=True,
         )
         # Both are derived from the same engine: options of an engine derived from another one come after its own.
         queries = engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -22,7 +22,7 @@ from handclasp.certificate_service.domain.users import UserState
 from handclasp.certificate_service.storage.database import Database, Snapshot
 from handclasp.certificate_service.storage.schema import certificates, grants, trust_anchors, user_profiles, users
 
-_LOG = structlog.get_logger(__name__)
+_LOG = structlog.stdlib.get_logger(__name__)
 
 _BATCH = 128
 

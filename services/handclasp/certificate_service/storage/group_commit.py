@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from handclasp.errors import HandclaspError
+
+_LOG = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -30,6 +33,7 @@ W = TypeVar("W", bound=Writes)
 @dataclass(frozen=True, slots=True)
 class _Job(Generic[W]):
     work: Callable[[W], Awaitable[Any]]
+    committed: Callable[[Any], None]
     done: asyncio.Future[Any]
 
 
@@ -48,13 +52,16 @@ class GroupCommit(Generic[W]):
         self._waiting: list[_Job[W]] = []
         self._loop: asyncio.Task[None] | None = None
 
-    async def submit(self, work: Callable[[W], Awaitable[T]]) -> T:
+    async def submit(self, work: Callable[[W], Awaitable[T]], committed: Callable[[T], None]) -> T:
         """Runs `work` and returns its result once it is committed.
 
         A caller that is cancelled while its work waits takes it back; once begun, it is carried through.
+
+        Args:
+            committed: told the result right after the commit, also if the caller has left by then.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(work, done))
+        self._waiting.append(_Job(work, committed, done))
         if self._loop is None:
             self._loop = asyncio.create_task(self._run(), name="group commit")
         return await done
@@ -107,6 +114,8 @@ class GroupCommit(Generic[W]):
         except Exception:  # noqa: BLE001 - whatever it was shows again, to the one it belongs to, in `_alone`
             return False
         for job, result, refusal in results:
+            if refusal is None:
+                _tell(job, result)
             _settle(job.done, result, refusal)
         return True
 
@@ -119,7 +128,15 @@ class GroupCommit(Generic[W]):
             if not isinstance(error, Exception):
                 raise
         else:
+            _tell(job, result)
             _settle(job.done, result, None)
+
+
+def _tell(job: _Job[Any], result: Any) -> None:
+    try:
+        job.committed(result)
+    except Exception:  # noqa: BLE001 - the commit stands, and whoever waits for it or for others' is not to suffer
+        _LOG.exception("not_told_of_commit")
 
 
 def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -76,6 +76,12 @@ async def count_other_administrators(snapshot: Snapshot, user_id: str) -> int:
     return int(found.scalar_one())
 
 
+async def list_administrators(snapshot: Snapshot, *, limit: int) -> list[str]:
+    """Ids of users with the `administrator` profile, active or not."""
+    query = select(user_profiles.c.user_id).where(user_profiles.c.profile_id == ADMINISTRATOR)
+    return list((await snapshot.fetch(query.order_by(user_profiles.c.user_id).limit(limit))).scalars())
+
+
 def ids_visible(column: ColumnElement[str], visible: Visible) -> ColumnElement[bool]:
     """The condition that an id is one that may be seen."""
     # No LIKE: that of SQLite takes `ACME-` for `acme-`, and uses no index. DEL comes after all that ids may hold.

@@ -68,10 +68,9 @@ class AccessProfiles:
             await add_profile(transaction, profile)
 
         try:
-            await self._database.write(work)
+            await self._database.write(work, lambda _: _log("access_profile_created", profile, caller))
         except IntegrityError:  # another process was quicker
             raise _profile_exists(name) from None
-        _LOG.info("access_profile_created", access_profile=name, grants=[str(grant) for grant in held], by=caller.user)
         return profile
 
     async def get(self, caller: Caller, profile_id: str) -> AccessProfile:
@@ -123,14 +122,7 @@ class AccessProfiles:
             await save_profile(transaction, profile)
             return profile
 
-        profile = await self._database.write(work)
-        _LOG.info(
-            "access_profile_updated",
-            access_profile=name,
-            grants=[str(grant) for grant in profile.grants],
-            by=caller.user,
-        )
-        return profile
+        return await self._database.write(work, lambda profile: _log("access_profile_updated", profile, caller))
 
     async def delete(self, caller: Caller, profile_id: str) -> None:
         """Deletes an access profile that no user has.
@@ -151,8 +143,10 @@ class AccessProfiles:
                 )
             await delete_profile(transaction, profile_id)
 
-        await self._database.write(work)
-        _LOG.info("access_profile_deleted", access_profile=name, by=caller.user)
+        def log(_: None) -> None:
+            _LOG.info("access_profile_deleted", access_profile=name, by=caller.user)
+
+        await self._database.write(work, log)
 
     async def _visible(self, caller: Caller) -> Visible:
         if any(grant.permission is Permission.USER_MANAGEMENT for grant in caller.grants):
@@ -161,6 +155,11 @@ class AccessProfiles:
         visible = visible_by(caller.grants, Permission.ACCESS_CONTROL, "accessProfiles")
         user = await self._database.read(lambda snapshot: find_user(snapshot, caller.user_id))
         return visible.also(*user.profile_ids) if user is not None else visible
+
+
+def _log(what: str, profile: AccessProfile, caller: Caller) -> None:
+    grants = [str(grant) for grant in profile.grants]
+    _LOG.info(what, access_profile=access_profile_name(profile.id), grants=grants, by=caller.user)
 
 
 def _check_grants(grants: Sequence[Grant]) -> tuple[Grant, ...]:

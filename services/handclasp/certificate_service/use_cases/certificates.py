@@ -87,9 +87,10 @@ class Certificates:
             await save_annotations(transaction, changed)
             return changed
 
-        changed = await self._database.write(work)
-        _LOG.info("certificate_updated", certificate=certificate_name(certificate_id), by=caller.user)
-        return changed
+        def log(_: Certificate) -> None:
+            _LOG.info("certificate_updated", certificate=certificate_name(certificate_id), by=caller.user)
+
+        return await self._database.write(work, log)
 
     async def revoke(self, caller: Caller, certificate_id: str, reason: RevocationReason) -> Certificate:
         """Revokes for good; a revoked one stays as it is.
@@ -104,8 +105,10 @@ class Certificates:
             count = await revoke_certificate(transaction, certificate_id, revocation)
             return await self._find(transaction, caller, certificate_id), count
 
-        certificate, count = await self._database.write(work)
-        if count:
+        def log(done: tuple[Certificate, int]) -> None:
+            certificate, count = done
+            if count == 0:
+                return
             _LOG.info(
                 "certificate_revoked",
                 certificate=certificate_name(certificate_id),
@@ -116,6 +119,8 @@ class Certificates:
                 with_certificate=certificate_name(caller.certificate_id),
                 peer_address=caller.address,
             )
+
+        certificate, _ = await self._database.write(work, log)
         return certificate
 
     async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> int:
@@ -133,17 +138,18 @@ class Certificates:
                 raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
             return await revoke_certificates_of(transaction, user_id, revocation)
 
-        count = await self._database.write(work)
-        _LOG.info(
-            "certificates_revoked",
-            user=user_name(user_id),
-            count=count,
-            reason=reason.value,
-            by=caller.user,
-            with_certificate=certificate_name(caller.certificate_id),
-            peer_address=caller.address,
-        )
-        return count
+        def log(count: int) -> None:
+            _LOG.info(
+                "certificates_revoked",
+                user=user_name(user_id),
+                count=count,
+                reason=reason.value,
+                by=caller.user,
+                with_certificate=certificate_name(caller.certificate_id),
+                peer_address=caller.address,
+            )
+
+        return await self._database.write(work, log)
 
     async def _find(self, snapshot: Snapshot, caller: Caller, certificate_id: str) -> Certificate:
         found = await find_certificate(snapshot, certificate_id)

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import structlog
+from pydantic import Field
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
@@ -41,11 +42,11 @@ class DenialLimits:
         flush_interval: how long a denial waits at most before it is written. A crash loses those that wait.
     """
 
-    keep: int = 100_000
-    window: timedelta = timedelta(seconds=60)
-    open_records: int = 1_000
-    open_records_per_peer: int = 100
-    flush_interval: timedelta = timedelta(seconds=1)
+    keep: Annotated[int, Field(ge=1)] = 100_000
+    window: Annotated[timedelta, Field(ge=timedelta(0))] = timedelta(seconds=60)
+    open_records: Annotated[int, Field(ge=1)] = 1_000
+    open_records_per_peer: Annotated[int, Field(ge=1)] = 100
+    flush_interval: Annotated[timedelta, Field(ge=timedelta(milliseconds=10))] = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,28 +152,33 @@ class IssueCertificate:
             await add_certificate(transaction, fresh)
             return fresh
 
+        def log(certificate: Certificate) -> None:
+            if certificate.id != fresh.id:
+                return
+            _LOG.info(
+                "certificate_issued",
+                certificate=certificate_name(certificate.id),
+                user=resource,
+                origin=origin.value,
+                serial=certificate.serial,
+                fingerprint=certificate.fingerprint,
+                not_after=certificate.not_after.isoformat(),
+                by=caller.user,
+                with_certificate=certificate_name(caller.certificate_id),
+                peer_address=caller.address,
+            )
+
         certificate = await self._database.write(
             lambda transaction: once(
                 transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
-            )
+            ),
+            log,
         )
         if certificate.id != fresh.id:
             return Issued(
                 certificate,
                 KeyCustody.KEY_NOT_RETAINED if custody is KeyCustody.RETURNED else KeyCustody.CALLER_HELD,
             )
-        _LOG.info(
-            "certificate_issued",
-            certificate=certificate_name(certificate.id),
-            user=resource,
-            origin=origin.value,
-            serial=certificate.serial,
-            fingerprint=certificate.fingerprint,
-            not_after=certificate.not_after.isoformat(),
-            by=caller.user,
-            with_certificate=certificate_name(caller.certificate_id),
-            peer_address=caller.address,
-        )
         return Issued(certificate, custody, private_key_pem)
 
     def _lifetime(self, wanted: timedelta | None) -> timedelta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -58,6 +59,7 @@ class TrustAnchors:
         self._own = own
         self._changed = changed
         self._clock = clock
+        self._telling: set[asyncio.Future[None]] = set()
 
     async def add(self, caller: Caller, *, pem: str | None, der: bytes | None, display_name: str) -> TrustAnchor:
         """Adds an anchor; see `CertificateService.AddTrustAnchor`.
@@ -109,15 +111,16 @@ class TrustAnchors:
                 )
             await add_anchor(transaction, fresh)
 
-        await self._database.write(work)
-        _LOG.info(
-            "trust_anchor_added",
-            trust_anchor=trust_anchor_name(fresh.id),
-            subject=fresh.subject,
-            fingerprint=fresh.fingerprint,
-            by=caller.user,
-        )
-        await self._changed()
+        def log(_: None) -> None:
+            _LOG.info(
+                "trust_anchor_added",
+                trust_anchor=trust_anchor_name(fresh.id),
+                subject=fresh.subject,
+                fingerprint=fresh.fingerprint,
+                by=caller.user,
+            )
+
+        await self._change(work, log)
         return fresh
 
     async def list(self, caller: Caller, request: PageRequest) -> Page[TrustAnchor]:
@@ -138,10 +141,30 @@ class TrustAnchors:
         """
         name = trust_anchor_name(anchor_id)
         self._access.require(caller, Permission.TRUST_MANAGEMENT, name)
-        if not await self._database.write(lambda transaction: remove_anchor(transaction, anchor_id)):
-            raise not_found(Reason.TRUST_ANCHOR_NOT_FOUND, name)
-        _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
-        await self._changed()
+
+        async def work(transaction: Transaction) -> None:
+            if not await remove_anchor(transaction, anchor_id):
+                raise not_found(Reason.TRUST_ANCHOR_NOT_FOUND, name)
+
+        def log(_: None) -> None:
+            _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
+
+        await self._change(work, log)
+
+    async def _change(self, work: Callable[[Transaction], Awaitable[None]], log: Callable[[None], None]) -> None:
+        """Commits, and then tells of the change, which whoever leaves meanwhile does not hold up."""
+        telling: list[asyncio.Future[None]] = []
+
+        def committed(done: None) -> None:
+            log(done)
+            task = asyncio.ensure_future(self._changed())
+            # The event loop holds tasks weakly.
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+            telling.append(task)
+
+        await self._database.write(work, committed)
+        await asyncio.shield(asyncio.gather(*telling))
 
     async def bundle(self) -> TrustBundle:
         """What servers of the trust domain let in: our own CAs come first."""

@@ -108,24 +108,26 @@ class UploadCertificate:
             await add_certificate(transaction, fresh)
             return fresh
 
-        certificate = await self._database.write(
+        def log(certificate: Certificate) -> None:
+            if certificate.id == fresh.id:
+                _LOG.info(
+                    "certificate_uploaded",
+                    certificate=certificate_name(certificate.id),
+                    user=user_name(certificate.user_id),
+                    serial=certificate.serial,
+                    fingerprint=certificate.fingerprint,
+                    trust_anchor=trust_anchor_name(anchor.id),
+                    by=caller.user,
+                    with_certificate=certificate_name(caller.certificate_id),
+                    peer_address=caller.address,
+                )
+
+        return await self._database.write(
             lambda transaction: once(
                 transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
-            )
+            ),
+            log,
         )
-        if certificate.id == fresh.id:
-            _LOG.info(
-                "certificate_uploaded",
-                certificate=certificate_name(certificate.id),
-                user=user_name(certificate.user_id),
-                serial=certificate.serial,
-                fingerprint=certificate.fingerprint,
-                trust_anchor=trust_anchor_name(anchor.id),
-                by=caller.user,
-                with_certificate=certificate_name(caller.certificate_id),
-                peer_address=caller.address,
-            )
-        return certificate
 
     def _check_proof(self, request: UploadRequest, leaf: x509.Certificate) -> None:
         if request.proof is None:

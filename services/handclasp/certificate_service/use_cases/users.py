@@ -112,11 +112,13 @@ class Users:
             self._access.protect_handing_out(caller, grants, user_name(user_id))
             await add_user(transaction, user, password_hash)
 
+        def log(_: None) -> None:
+            _LOG.info("user_created", user=user_name(user_id), profiles=list(profiles), by=caller.user)
+
         try:
-            await self._database.write(work)
+            await self._database.write(work, log)
         except IntegrityError:  # another process was quicker
             raise _user_exists(user_id) from None
-        _LOG.info("user_created", user=user_name(user_id), profiles=list(profiles), by=caller.user)
         return user
 
     async def get(self, caller: Caller, user_id: str) -> User:
@@ -171,9 +173,10 @@ class Users:
             await save_user(transaction, user)
             return user
 
-        user = await self._database.write(work)
-        _LOG.info("user_updated", user=user_name(user_id), profiles=list(user.profile_ids), by=caller.user)
-        return user
+        def log(user: User) -> None:
+            _LOG.info("user_updated", user=user_name(user_id), profiles=list(user.profile_ids), by=caller.user)
+
+        return await self._database.write(work, log)
 
     async def disable(self, caller: Caller, user_id: str) -> User:
         """Disables a user; a disabled one stays as it is.
@@ -195,9 +198,10 @@ class Users:
             await save_user(transaction, user)
             return user
 
-        user = await self._database.write(work)
-        _LOG.info("user_disabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
-        return user
+        def log(_: User) -> None:
+            _LOG.info("user_disabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
+
+        return await self._database.write(work, log)
 
     async def enable(self, caller: Caller, user_id: str) -> User:
         """Makes a disabled user active again.
@@ -217,9 +221,10 @@ class Users:
             await save_user(transaction, user)
             return user
 
-        user = await self._database.write(work)
-        _LOG.info("user_enabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
-        return user
+        def log(_: User) -> None:
+            _LOG.info("user_enabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
+
+        return await self._database.write(work, log)
 
     async def set_password(self, caller: Caller, user_id: str, *, new: str, old: str) -> User:
         """Sets a password; one's own needs the old one, if there is one.
@@ -248,9 +253,10 @@ class Users:
             await set_password_hash(transaction, user_id, password_hash, self._clock())
             return await _existing(transaction, user_id)
 
-        user = await self._database.write(work)
-        _LOG.info("password_set", user=user_name(user_id), by=caller.user, peer_address=caller.address)
-        return user
+        def log(_: User) -> None:
+            _LOG.info("password_set", user=user_name(user_id), by=caller.user, peer_address=caller.address)
+
+        return await self._database.write(work, log)
 
     async def _check_old_password(self, caller: Caller, old: str) -> None:
         checked = await self._passwords.check(caller.user_id, old, caller.address)
