@@ -214,6 +214,41 @@ async def test_cancelled_once_begun_it_is_carried_through(items: Database) -> No
     assert await names(items) == ["after", "gate"]
 
 
+async def test_what_follows_a_commit_happens_also_for_a_caller_who_left(items: Database) -> None:
+    gate = Gate()
+    told: list[object] = []
+    caller = asyncio.create_task(items.write(gate.work, told.append))
+    await gate.entered.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert told == []
+    gate.open.set()
+    await items.write(add("after"), told.append)
+    assert len(told) == 2
+    assert told[1] == "after"
+
+
+async def test_nobody_is_told_of_what_was_not_committed(items: Database) -> None:
+    told: list[object] = []
+    results = await asyncio.gather(
+        items.write(refuse(after="a"), told.append),
+        items.write(refuse(), told.append),
+        items.write(add("b"), told.append),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], AlreadyExists)
+    assert told == ["b"]
+
+
+async def test_a_failure_of_what_follows_harms_nobody(items: Database) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    assert await asyncio.gather(items.write(add("a"), fail), items.write(add("b"))) == ["a", "b"]
+    assert await names(items) == ["a", "b"]
+
+
 async def test_closing_carries_through_what_waits(items: Database, database_url: str) -> None:
     gate = Gate()
     first = asyncio.create_task(items.write(gate.work))
