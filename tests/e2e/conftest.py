@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.leaks import Secrets
 from tests.e2e.processes import Pair, running_up
+from tests.support.leaks import Secrets
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.e2e.leaks import Secrets
 from tests.e2e.processes import Finished, Pair, run_command, wait_until
+from tests.support.leaks import Secrets
 from tests.support.outside_ca import OutsideCA
 
 PASSWORD = "correct horse battery staple, 2026"

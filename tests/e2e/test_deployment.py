@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.leaks import Secrets
 from tests.e2e.processes import Deployment, Finished, run_command, wait_until
 
 # Several starts and stops of processes, on cores that may be busy with other tests.
@@ -51,18 +50,19 @@ def test_no_answer_is_never_a_yes(deployment: Deployment, reload_trust: bool) ->
                 assert echo(deployment).reason(3) == "CERTIFICATE_NOT_ACCEPTED"
 
 
-def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployment, secrets: Secrets) -> None:
+def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployment) -> None:
     with deployment.certificates() as service:
-        first = re.search(r"^Password: +(\S+)$", service.out, re.MULTILINE)
-        assert first is not None
-        secrets.add_password(first[1], "admin")
+        # Standard output is no terminal: what is printed there may be kept.
+        assert "Password:" not in service.out
+        assert "No password was set." in service.out
+        assert deployment.run("user", "show", "admin").json().get("hasPassword", False) is False
         for certificate in deployment.run("cert", "list", "--user", "admin").json()["certificates"]:
             deployment.run("cert", "revoke", certificate["id"]).json()
         assert deployment.run("user", "list").reason(3) == "CERTIFICATE_NOT_ACCEPTED"
         assert service.stop() == 0
 
     recovered = run_command("admin", "recover", "--data-dir", deployment.data_dir, folder=deployment.folder)
-    assert (recovered.status, recovered.errors.count("Traceback")) == (0, 0)
+    assert (recovered.status, recovered.errors) == (0, "")
     shown = re.search(r"^Password: +(\S+)$", recovered.out, re.MULTILINE)
     assert shown is not None
     password_file = deployment.folder / "password"

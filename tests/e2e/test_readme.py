@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.leaks import Secrets
 from tests.e2e.processes import Pair, environment, running_up
+from tests.support.leaks import Secrets
 from tests.support.markdown import ROOT, fenced, indented, section
 from tests.support.tools import require_tool
 

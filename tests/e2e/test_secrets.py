@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.e2e.leaks import Secrets
 from tests.e2e.processes import Pair
+from tests.support.leaks import Secrets
 
 PASSWORD = 'pässword "of" {mallory}/2026'
 

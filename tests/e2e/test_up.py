@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.leaks import Secrets
 from tests.e2e.processes import STOP_TIMEOUT, Pair, environment, run_command, running_up, start_up, wait_until
+from tests.support.leaks import Secrets
 from tests.support.tools import require_tool
 
 # Several starts and stops of processes, on cores that may be busy with other tests.
@@ -111,7 +111,7 @@ def test_a_port_that_is_taken_is_told_in_a_line(folder: Path, name: str, setting
     assert refused.status == 1
     assert re.fullmatch(
         rf"START_NOT_POSSIBLE: the service {name} cannot start: cannot listen on 127\.0\.0\.1 port {port}: "
-        "another process has it,.*\n",
+        r"another process has it,.*`handclasp up --free-ports` takes .*\n",
         refused.errors,
     )
     # A first start that fails has made the administrator, whose password must not be lost.

@@ -208,6 +208,7 @@ async def test_a_key_made_by_the_service_is_returned_and_works(
 async def test_a_key_made_by_the_service_is_found_nowhere_afterwards(
     installation: Installation, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Neither in the log, nor in what the process says otherwise, nor in the database, nor in any file."""
     alice = await installation.new_user()
     issued = await installation.admin.certificates.IssueCertificate(
         request(alice, generate_key=pb.KEY_ALGORITHM_EC_P256, request_id="only-once")
@@ -227,7 +228,7 @@ async def test_a_key_made_by_the_service_is_found_nowhere_afterwards(
     async with beside(installation) as database:
         stored = await everything_stored(database)
     assert issued.certificate.fingerprint.encode() in stored
-    output = "".join(capfd.readouterr()) + caplog.text
+    output = "".join(capfd.readouterr()) + caplog.text + installation.log.read_text()
     assert issued.certificate.serial in output, "the log is looked at, and says what was issued"
     places = {"log": output.encode(), "database": stored}
     files = [path for path in installation.settings.data_dir.parent.rglob("*") if path.is_file()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import statistics
 import time
 from collections import Counter
@@ -304,10 +305,13 @@ class TestGuessing:
         try:
             # Connected first, so that what follows comes in at once.
             await asyncio.gather(*(self._connect(client) for client in clients))
+            started = installation.clock()
             outcomes = Counter(
                 await asyncio.gather(*(outcome(client.accounts.GetUser(get_user(user))) for client in clients))
             )
-            assert outcomes["CREDENTIALS_INVALID"] + outcomes["OK"] <= FREE_ATTEMPTS
+            # On a slow machine the first waits (1 s, 2 s, ...) pass meanwhile, and one more is looked at after each.
+            passed = int(math.log2((installation.clock() - started).total_seconds() + 1))
+            assert outcomes["CREDENTIALS_INVALID"] + outcomes["OK"] <= FREE_ATTEMPTS + passed
             assert set(outcomes) <= {"CREDENTIALS_INVALID", "CREDENTIALS_THROTTLED", "PASSWORD_CHECKS_BUSY", "OK"}
             assert await log_in(installation, other, PASSWORD) == "OK"
         finally:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -31,6 +32,9 @@ from handclasp.client.client import HandclaspClient
 from handclasp.client.credentials import BasicCredentials, TlsMaterial
 from handclasp.client.csr import make_key_and_request
 from handclasp.transport.lifecycle import StopRequests
+from tests.support.leaks import Secrets
+
+LOG = "service.log"
 
 _numbers = itertools.count(1)
 
@@ -88,6 +92,12 @@ class Installation:
     relying_party_identity: Identity
     admin: HandclaspClient
     relying_party: HandclaspClient
+    secrets: Secrets
+
+    @property
+    def log(self) -> Path:
+        """What the service logs."""
+        return self.settings.data_dir.parent / LOG
 
     @property
     def tls_address(self) -> str:
@@ -110,6 +120,8 @@ class Installation:
         """A fresh user's id, with these access profiles, and one of its own for `grants` (permission: pattern)."""
         number = next(_numbers)
         user_id = name or f"user-{number}"
+        if password:
+            self.secrets.add_password(password, user_id)
         held = list(profiles)
         if grants:
             held.append(await self.new_profile(grants))
@@ -146,6 +158,7 @@ class Installation:
                 user=f"users/{user_id}", csr_pem=made.csr_pem.decode(), **fields
             )
         )
+        self.secrets.add_key(made.key_pem, user_id)
         return Identity(response.certificate.name, response.certificate.pem.encode(), made.key_pem)
 
 
@@ -165,6 +178,8 @@ def open_client(
 async def running_installation(folder: Path, database_url: str, **settings: Any) -> AsyncIterator[Installation]:
     """A service on free ports, first started if the database is empty.
 
+    Its log goes to a file, in which none of the secrets that it was given may stand at the end.
+
     Args:
         folder: where the data folder goes; the same one again is a restart.
         settings: anything else of `CertificateServiceSettings`.
@@ -182,12 +197,40 @@ async def running_installation(folder: Path, database_url: str, **settings: Any)
             **settings,
         }
     )
+    secrets = Secrets()
+    log = folder / LOG
+    with logging_to(log):
+        async with _serving(configured, secrets) as running:
+            yield running
+    leaks = secrets.leaks_in(log)
+    assert not leaks, "\n".join(leaks)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Within, what is logged by structlog goes to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=file))
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()
+
+
+@asynccontextmanager
+async def _serving(configured: CertificateServiceSettings, secrets: Secrets) -> AsyncIterator[Installation]:
+    ready_file = configured.ready_file
+    assert ready_file is not None
     clock = SettableClock()
     prepared = await prepare(configured, clock, execution_server=True)
     assert prepared.administrator_identity is not None
     assert prepared.execution_identity is not None
     admin_identity = read_identity(prepared.administrator_identity)
     relying_party_identity = read_identity(prepared.execution_identity)
+    for identity in (admin_identity, relying_party_identity):
+        secrets.add_key(identity.key_pem, "the installation's own")
+    if prepared.administrator is not None:
+        secrets.add_password(prepared.administrator.password, "admin")
     stop = StopRequests()
     serving = asyncio.create_task(serve(configured, stop, clock))
     try:
@@ -211,6 +254,7 @@ async def running_installation(folder: Path, database_url: str, **settings: Any)
                 relying_party_identity,
                 admin,
                 relying_party,
+                secrets,
             )
     finally:
         stop.request()

@@ -10,6 +10,15 @@ import pytest
 from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder
 
 
+def test_version_control_takes_nothing_in_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    make_data_folder(path)
+    assert (path / ".gitignore").read_text() == "*\n"
+    (path / ".gitignore").write_text("!ca.pem\n")
+    make_data_folder(path)
+    assert (path / ".gitignore").read_text() == "!ca.pem\n", "it is the owner's from then on"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="others do not get into somebody else's folder")
 def test_root_uses_nobody_elses_folder(tmp_path: Path) -> None:
     path = tmp_path / "data"

@@ -245,7 +245,7 @@ async def test_a_failure_of_what_follows_harms_nobody(items: Database) -> None:
     def fail(_: object) -> None:
         raise RuntimeError
 
-    assert await asyncio.gather(items.write(add("a"), fail), items.write(add("b"))) == ["a", "b"]
+    assert list(await asyncio.gather(items.write(add("a"), fail), items.write(add("b")))) == ["a", "b"]
     assert await names(items) == ["a", "b"]
 
 

@@ -82,11 +82,15 @@ class Secrets:
 
     def leaks(self) -> list[str]:
         """Each secret that stands somewhere, and where. Never the secret itself."""
-        return [leak for folder in sorted(self._folders) for path in _said(folder) for leak in self._leaks_in(path)]
+        return [leak for folder in sorted(self._folders) for path in _said(folder) for leak in self.leaks_in(path)]
 
     def _add(self, secret: bytes, what: str) -> None:
         for form in encodings(secret):
             self._forms[form] = what
+
+    def leaks_in(self, path: Path) -> list[str]:
+        """The same for one file."""
+        return list(self._leaks_in(path))
 
     def _leaks_in(self, path: Path) -> Iterator[str]:
         content = path.read_bytes()
