@@ -19,7 +19,7 @@ from tests.support.tools import require_tool
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIRST, SECOND = indented(section(README, "A first certificate"))[1:3]
 STUBS, CLIENT = fenced(section(README, "Calling it without the command"), "python")
-TOOLS = indented(section(README, "Calling it without the command"))[0].strip().split("\n\n")
+AGAIN, TOOLS = indented(section(README, "Calling it without the command"))[:2]
 
 
 def run(pair: Pair, script: str, *, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -78,10 +78,10 @@ def test_the_example_with_generated_stubs_runs(first_certificate: Pair) -> None:
 
 def test_the_example_with_the_client_runs(first_certificate: Pair) -> None:
     said = python(first_certificate, CLIENT, "handclasp-data/context.toml")
-    assert said.splitlines() == ["1", "USER_NOT_FOUND"]
+    assert said.splitlines() == ["STATE_ACTIVE", "USER_NOT_FOUND"]
 
 
-@pytest.mark.parametrize("line", TOOLS, ids=["grpcurl list", "grpcurl", "buf"])
+@pytest.mark.parametrize("line", TOOLS.strip().split("\n\n"), ids=["grpcurl list", "grpcurl", "buf"])
 def test_the_lines_for_other_tools_run(first_certificate: Pair, line: str) -> None:
     tool = require_tool(line.split(maxsplit=1)[0])
     done = run(first_certificate, line, path=str(Path(tool).parent))
@@ -97,3 +97,9 @@ def test_revocation_is_seen_by_the_next_call(first_certificate: Pair) -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("CERTIFICATE_NOT_ACCEPTED: ")
     assert len(done.stderr.splitlines()) == 1
+    # A new certificate, and the call that was refused once more.
+    echo = SECOND.strip().splitlines()[-1]
+    context = FIRST.strip().splitlines()[0]
+    done = run(first_certificate, f"{context}\n{AGAIN}\n{echo}".replace("alice", "alba"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == '{"hello":"world"}'

@@ -16,11 +16,12 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from handclasp.integrations.v1 import integration_service_pb2 as messages
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
 from tests.rpc.execution_harness import ALLOWED, certificate_service, execution_settings, until
-from tests.support.outside_ca import OutsideCA
+from tests.support.outside_ca import CLIENT_AUTH, OutsideCA
 
 
 def environment(folder: Path, ca: OutsideCA, service_port: int, **more: Any) -> dict[str, str]:
@@ -114,3 +115,18 @@ async def test_a_start_that_cannot_work_is_told_in_a_line(tmp_path: Path) -> Non
         (tmp_path / "identity-key.pem").chmod(0o644)
         status, line = await refused_start(tmp_path, environment(tmp_path, ca, port))
         assert (status, "chmod 600" in line) == (1, True)
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("clientAuth", "serverAuth"), ("serverAuth", "clientAuth")])
+async def test_an_identity_that_would_fail_at_the_other_end_is_refused(tmp_path: Path, has: str, lacks: str) -> None:
+    ca = OutsideCA("Test CA")
+    variables = environment(tmp_path, ca, 1)
+    purposes = {"clientAuth": CLIENT_AUTH, "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH}
+    issued = ca.issue(purposes=(purposes[has],))
+    for name, pem in (("CERT", issued.pem), ("KEY", issued.key_pem)):
+        path = Path(variables[f"HANDCLASP_EXECUTIONS_IDENTITY_{name}"])
+        path.write_text(pem)  # noqa: ASYNC240
+    status, line = await refused_start(tmp_path, variables)
+    assert status == 1
+    assert f"identity_cert has no {lacks}; issue" in line
+    assert "--server-name" in line

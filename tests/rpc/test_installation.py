@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from sqlalchemy import select
+from sqlalchemy import make_url, select, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from handclasp.accounts.v1 import account_service_pb2
-from handclasp.certificate_service import certificate_authority
+from handclasp.certificate_service import certificate_authority, first_start
 from handclasp.certificate_service.certificate_authority import InstallationError
 from handclasp.certificate_service.data_folder import DataFolderError, data_folder
+from handclasp.certificate_service.first_start import Administrator, RecoveryError
+from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import Database, open_database
 from handclasp.certificate_service.storage.schema import authorities
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from tests.rpc.certificate_harness import trusted_ca, upload, why
-from tests.support.installation import Installation, running_installation
+from tests.support.installation import Installation, SettableClock, running_installation
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -30,7 +33,22 @@ def running(folder: Path, url: str, **settings: Any) -> AbstractAsyncContextMana
 
 
 def key_files(folder: Path) -> list[Path]:
-    return sorted((folder / "data" / "keys").iterdir())
+    return sorted((folder / "data" / "keys").glob("*.pem"))
+
+
+async def make_empty(url: str) -> None:
+    """Takes everything out of a database, its tables too."""
+    path = make_url(url).database
+    if url.startswith("sqlite"):
+        assert path is not None
+        for name in (path, f"{path}-wal", f"{path}-shm"):
+            Path(name).unlink(missing_ok=True)  # noqa: ASYNC240
+        return
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP SCHEMA public CASCADE"))
+        await connection.execute(text("CREATE SCHEMA public"))
+    await engine.dispose()
 
 
 def mode(path: Path) -> int:
@@ -181,6 +199,73 @@ async def test_a_lost_data_folder_is_not_taken_for_a_first_start(tmp_path: Path,
         pass
     shutil.rmtree(tmp_path / "data")
     await refuses(tmp_path, database_url, "cannot be had", "another --data-dir")
+
+
+async def test_keys_without_their_database_are_not_taken_for_a_first_start(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path, database_url):
+        pass
+    before = {path: path.read_bytes() for path in key_files(tmp_path)}
+    await make_empty(database_url)
+    await refuses(tmp_path, database_url, "keys of another installation", "the database is empty", "database_url")
+    assert {path: path.read_bytes() for path in key_files(tmp_path)} == before
+
+
+async def test_a_crash_right_after_the_first_commit_is_made_up_for(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path, database_url) as first:
+        ca_pem = first.ca_pem
+    (tmp_path / "data/keys/complete").unlink()
+    async with running(tmp_path, database_url) as again:
+        assert again.ca_pem == ca_pem
+    await make_empty(database_url)
+    await refuses(tmp_path, database_url, "the database is empty")
+
+
+async def recover(folder: Path, url: str | None, user: str = "admin") -> Administrator:
+    given: dict[str, Any] = {} if url is None else {"database_url": url}
+    settings = CertificateServiceSettings(data_dir=folder / "data", **given)
+    administrator = (await first_start.recover(settings, SettableClock(), user)).administrator
+    assert administrator is not None
+    return administrator
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def test_recovery_makes_no_installation(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path, database_url):
+        pass
+    # The database that is meant is elsewhere, and the setting that says so is missing.
+    before = tree(tmp_path / "data")
+    with pytest.raises(RecoveryError, match=r"no database of .*HANDCLASP_CERTIFICATES_DATABASE"):
+        await recover(tmp_path, None)
+    assert tree(tmp_path / "data") == before
+
+    await make_empty(database_url)
+    with pytest.raises(RecoveryError, match="no database of a certificate service"):
+        await recover(tmp_path, database_url)
+    assert tree(tmp_path / "data") == before
+
+    other = tmp_path / "other" / "data"
+    other.mkdir(parents=True, mode=0o755)
+    with pytest.raises(RecoveryError, match="is no data folder"):
+        await recover(tmp_path / "other", database_url)
+    assert not tree(other)
+
+
+async def test_recovery_is_for_users_that_there_are(tmp_path: Path, database_url: str) -> None:
+    async with running(tmp_path, database_url) as first:
+        await first.new_user("administrator", name="zoe")
+    said = "there is no user alicia; users with the profile administrator: admin, zoe"
+    with pytest.raises(RecoveryError, match=said):
+        await recover(tmp_path, database_url, "alicia")
+    made = await recover(tmp_path, database_url, "zoe")
+    async with (
+        running(tmp_path, database_url) as again,
+        again.client(user="zoe", password=made.password) as client,
+    ):
+        users = (await client.accounts.ListUsers(account_service_pb2.ListUsersRequest())).users
+        assert "users/alicia" not in [user.name for user in users]
 
 
 async def rows(database: Database) -> int:

@@ -21,31 +21,30 @@ def recover(
     user: Annotated[str, typer.Option(metavar="USER", help="Who is to be an administrator again.")] = "admin",
 ) -> None:
     """Make a user an active administrator with a new password and certificate, when the last one is lost."""
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - with the service's parts, only when it is run
 
     from handclasp.certificate_service import first_start  # noqa: PLC0415
     from handclasp.certificate_service.certificate_authority import InstallationError  # noqa: PLC0415
     from handclasp.certificate_service.data_folder import DataFolderError  # noqa: PLC0415
     from handclasp.certificate_service.main import utc_now  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
+    from handclasp.certificate_service.storage.faults import database_fault  # noqa: PLC0415
     from handclasp.certificate_service.storage.migrate import SchemaTooNewError  # noqa: PLC0415
     from handclasp.transport.logs import LogSettings, set_up_logging  # noqa: PLC0415
     from handclasp.transport.process import settings_fault  # noqa: PLC0415
 
-    set_up_logging(LogSettings(level="WARNING"))
+    # That somebody was recovered is what this command prints.
+    set_up_logging(LogSettings(level="ERROR"))
     if not data_dir.is_dir():
         raise invalid_field("--data-dir", f"{data_dir} is not a folder; name that of the service")
     try:
         settings = CertificateServiceSettings(data_dir=data_dir)
     except (ValueError, OSError) as error:
-        raise invalid_field("settings", settings_fault(error)) from error
+        raise invalid_field("settings", settings_fault(error, CertificateServiceSettings, {})) from error
     try:
         prepared = asyncio.run(first_start.recover(settings, utc_now, user))
-    except (DataFolderError, InstallationError, SchemaTooNewError) as error:
+    except (first_start.RecoveryError, DataFolderError, InstallationError, SchemaTooNewError) as error:
         raise FailedPrecondition(Reason.RECOVERY_NOT_POSSIBLE, str(error)) from error
     except SQLAlchemyError as error:
-        raise FailedPrecondition(
-            Reason.RECOVERY_NOT_POSSIBLE,
-            f"the database cannot be used: {type(error).__name__}; check database_url, and that the server is up",
-        ) from error
+        raise FailedPrecondition(Reason.RECOVERY_NOT_POSSIBLE, database_fault(error)) from error
     announce(prepared, data_dir)

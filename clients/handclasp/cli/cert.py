@@ -14,13 +14,15 @@ from handclasp.certificates.v1.certificate_pb2 import Certificate, RevocationRea
 from handclasp.cli import certificates
 from handclasp.cli.commands import command, group
 from handclasp.cli.csr import KeyKind, KeyKindOption
+from handclasp.cli.output import moment as shown_moment
 from handclasp.cli.output import print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
-from handclasp.cli.values import duration, labels, moment, to_duration, to_timestamp
+from handclasp.cli.values import duration, enum_name, labels, moment, to_duration, to_timestamp
 from handclasp.client import files
 from handclasp.client.names import CERTIFICATES, USERS, resource_id, resource_name
 from handclasp.client.paging import items
 from handclasp.client.retries import repeat_if_lost
+from handclasp.errors import NotFound
 
 app = group("Certificates: issue, upload, list, revoke.")
 
@@ -173,6 +175,7 @@ async def list_certificates(
             ("ID", "USER", "STATE", "EXPIRES"),
             [certificates.summary(certificate) for certificate in listed],
             "no certificates",
+            whole=("STATE", "EXPIRES"),
         )
 
 
@@ -251,9 +254,21 @@ async def revoke(
         return
     request = messages.RevokeCertificateRequest(name=resource_name(CERTIFICATES, certificate or ""), reason=why)
     async with session.client() as client:
-        revoked = await repeat_if_lost(lambda: client.certificates.RevokeCertificate(request))
+        try:
+            revoked = await repeat_if_lost(lambda: client.certificates.RevokeCertificate(request))
+        except NotFound as error:
+            raise NotFound(
+                error.reason,
+                f"{error.message}; to revoke all of a user's: --user NAME --all",
+                metadata=error.metadata,
+            ) from error
     if session.as_json:
         print_json(to_json(revoked))
+    elif revoked.HasField("revocation") and revoked.revocation.reason != why:
+        # The first revocation counts, whatever reason comes later.
+        stays = enum_name(RevocationReason, revoked.revocation.reason, "REVOCATION_REASON_")
+        when = shown_moment(revoked.revocation.revoke_time)
+        print_line(f"{revoked.name} of {revoked.user} was revoked already at {when}: {stays}; that stays.")
     else:
         print_line(f"{revoked.name} of {revoked.user} is revoked.")
 
@@ -264,7 +279,9 @@ async def _revoke_all(session: Session, request: messages.RevokeUserCertificates
     if session.as_json:
         print_json({"user": request.user, "revoked_count": answer.revoked_count})
     else:
-        print_line(f"{answer.revoked_count} certificates of {resource_id(request.user)} are revoked.")
+        count = answer.revoked_count
+        subject = "1 certificate" if count == 1 else f"{count} certificates"
+        print_line(f"{subject} of {resource_id(request.user)} {'is' if count == 1 else 'are'} revoked.")
 
 
 def _show(session: Session, certificate: Certificate) -> None:

@@ -24,7 +24,7 @@ from handclasp.client.issuing import issue
 from handclasp.client.names import resource_id
 from handclasp.client.pem import pem_text
 from handclasp.client.possession import make_statement, sign_statement
-from handclasp.client.private_key import load_private_key
+from handclasp.client.private_key import load_private_key, read_public
 from handclasp.client.retries import may_have_been_done, repeat_if_lost
 from handclasp.errors import Aborted, HandclaspError, Reason, invalid_field
 
@@ -52,8 +52,7 @@ async def issue_with_local_key(
     made = make_key_and_request(resource_id(request.user), key_kind.value)
     request.csr_pem = made.csr_pem.decode()
     client = session.client()
-    files.make_folder(folder)
-    with files.NewFile(key_file, files.SECRET_MODE) as key:
+    with files.folder_for_new_files(folder), files.NewFile(key_file, files.SECRET_MODE) as key:
         key.fill(made.key_pem)
         try:
             async with client:
@@ -75,8 +74,7 @@ async def issue_with_server_key(
     files.refuse_existing((certificate_file, key_file))
     request.generate_key = _KEY_KINDS[key_kind]
     client = session.client()
-    files.make_folder(folder)
-    with files.NewFile(key_file, files.SECRET_MODE) as key:
+    with files.folder_for_new_files(folder), files.NewFile(key_file, files.SECRET_MODE) as key:
         try:
             async with client:
                 answer = await issue(client, request)
@@ -98,20 +96,20 @@ async def issue_for_request(
     """Issues for the key in a certificate signing request."""
     certificate_file = folder / CERTIFICATE_FILE
     files.refuse_existing((certificate_file,))
-    content = files.read_bytes(csr_file, "the certificate signing request")
+    content = read_public(csr_file, "the certificate signing request")
     if (pem := pem_text(content)) is not None:
         request.csr_pem = pem
     else:
         request.csr_der = content
     client = session.client()
-    files.make_folder(folder)
-    try:
-        async with client:
-            answer = await issue(client, request)
-    except HandclaspError as error:
-        if may_have_been_done(error):
-            raise _perhaps_issued(error, request.user, f"its key is the one of {csr_file}") from error
-        raise
+    with files.folder_for_new_files(folder):
+        try:
+            async with client:
+                answer = await issue(client, request)
+        except HandclaspError as error:
+            if may_have_been_done(error):
+                raise _perhaps_issued(error, request.user, f"its key is the one of {csr_file}") from error
+            raise
     _write_certificate(certificate_file, answer.certificate)
     return Issued(answer.certificate, certificate_file, None)
 
@@ -120,7 +118,7 @@ async def upload(
     session: Session, request: messages.UploadCertificateRequest, file: Path, key_file: Path | None
 ) -> Certificate:
     """Uploads a certificate, with a proof that one holds its key if the key is given."""
-    content = files.read_bytes(file, "the certificate")
+    content = read_public(file, "the certificate")
     if (pem := pem_text(content)) is not None:
         request.pem = pem
     else:

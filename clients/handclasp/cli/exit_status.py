@@ -40,8 +40,7 @@ def error_line(error: HandclaspError) -> str:
         parts.append(f"; {'; '.join(fields)}")
     if error.retry_after is not None:
         parts.append(f" (worth trying again in {max(1, round(error.retry_after.total_seconds()))} s)")
-    if (decision := error.metadata.get("decision")) and decision not in error.message:
-        parts.append(
-            f" (decision {decision}; `handclasp explain {decision}` says why to those who may see the audit log)"
-        )
+    decision = error.metadata.get("decision", "").rpartition("/")[2]
+    if decision and decision not in error.message:
+        parts.append(f" (`handclasp explain {decision}` says why)")
     return one_line("".join(parts))

@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 
 def announce(prepared: Prepared, data_dir: Path) -> None:
-    """Prints who the administrator is and what their password is, if they were just made or recovered."""
+    """Prints who the administrator is, and their password if there is one; nothing if they are not new."""
     made = prepared.administrator
     if made is None:
         return
     print_line(f"Administrator: {made.user_id}")
+    if not made.password:
+        print_line(
+            f"No password was set. {data_dir / 'context.toml'} works without; `handclasp user set-password` sets one."
+        )
+        return
     print_line(f"Password:      {made.password}")
     print_line(f"This password is shown once and stored nowhere. {data_dir / 'context.toml'} works without it.")

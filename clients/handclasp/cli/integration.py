@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from handclasp.cli.commands import command, group
-from handclasp.cli.output import print_details, print_json, print_table, to_json
+from handclasp.cli.output import print_details, print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
 from handclasp.client.names import INTEGRATIONS, resource_id, resource_name
 from handclasp.client.paging import items
@@ -29,7 +30,7 @@ async def list_integrations(
         found = items(client.integrations.ListIntegrations, request, lambda page: list(page.integrations), limit)
         integrations = [integration async for integration in found]
     if session.as_json:
-        print_json({"integrations": [to_json(integration) for integration in integrations]})
+        print_json({"integrations": [_to_json(integration) for integration in integrations]})
         return
     rows = [
         (
@@ -54,7 +55,7 @@ async def show(
         request = GetIntegrationRequest(name=resource_name(INTEGRATIONS, name), version=version)
         integration = await client.integrations.GetIntegration(request)
     if session.as_json:
-        print_json(to_json(integration))
+        print_json(_to_json(integration))
     else:
         _print(integration)
 
@@ -67,7 +68,26 @@ def _print(integration: Integration) -> None:
             ("enabled", "yes" if integration.enabled else "no"),
             ("timeout", f"{integration.timeout.ToTimedelta().total_seconds():g} s"),
             ("description", integration.description),
-            ("input", json.dumps(MessageToDict(integration.input_schema), indent=2, ensure_ascii=False)),
-            ("output", json.dumps(MessageToDict(integration.output_schema), indent=2, ensure_ascii=False)),
         ),
     )
+    for what, schema in (("Input", integration.input_schema), ("Output", integration.output_schema)):
+        print_line(f"\n{what}, as JSON Schema:\n{json.dumps(_plain(schema), indent=2, ensure_ascii=False)}")
+
+
+def _to_json(integration: Integration) -> dict[str, Any]:
+    fields = to_json(integration)
+    schemas = {name: _plain(getattr(integration, name)) for name in ("input_schema", "output_schema") if name in fields}
+    return fields | schemas
+
+
+def _plain(schema: Struct) -> Any:
+    return _ordered(MessageToDict(schema))
+
+
+def _ordered(value: Any) -> Any:
+    """A `Struct` has no order of its own, and holds 1 as 1.0; this is in one order, and has whole numbers whole."""
+    if isinstance(value, dict):
+        return {name: _ordered(value[name]) for name in sorted(value)}
+    if isinstance(value, list):
+        return [_ordered(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from handclasp.cli.commands import AsOption, ContextOption, PasswordFileOption
+from handclasp.cli.exit_status import USAGE
 from handclasp.cli.lazy import LazyCommand, LazyGroup
 from handclasp.cli.session import CommonOptions
 
@@ -59,7 +61,9 @@ def _before_the_subcommand(
         print(installed_version("handclasp"))
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        ctx.fail("Missing command.")
+        with contextlib.redirect_stdout(sys.stderr):
+            print(ctx.get_help())
+        raise typer.Exit(USAGE)
     ctx.obj = CommonOptions(context, username, password_file)
 
 

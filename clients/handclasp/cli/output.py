@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from handclasp.cli.text import shown
 from handclasp.client.names import resource_id
+
+_WIDTH_FOR_SCRIPTS = 100_000  # characters
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -42,20 +45,29 @@ def print_details(title: str, rows: Sequence[tuple[str, str]]) -> None:
     for name, value in rows:
         if value:
             table.add_row(name, _text(value))
-    console = Console(highlight=False)
+    console = _console()
     console.print(_text(title), style="bold", soft_wrap=True)
     console.print(table)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-    """Several things, a line for each. The first column is never cut or wrapped, as far as the width allows."""
-    console = Console(highlight=False)
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str, *, whole: Collection[str] = ()
+) -> None:
+    """Several things, a line for each. The first column is never cut or wrapped, as far as the width allows.
+
+    Args:
+        columns: their headings.
+        rows: a cell for each column.
+        empty: what is said if there are no rows.
+        whole: more columns that are not wrapped while others can be.
+    """
+    console = _console()
     if not rows:
         console.print(_text(empty))
         return
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number == 0)
+        table.add_column(column, overflow="fold", no_wrap=number == 0 or column in whole)
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
     console.print(table)
@@ -71,6 +83,11 @@ def moment(timestamp: Timestamp) -> str:
     if not timestamp.ListFields():
         return ""
     return f"{timestamp.ToDatetime():%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _console() -> Console:
+    # A script that reads lines wants each thing on one.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_FOR_SCRIPTS)
 
 
 def _text(content: str) -> Text:

@@ -21,7 +21,7 @@ from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.transport.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
-from handclasp.transport.process import StartError, settings_fault
+from handclasp.transport.process import PORT_TAKEN, StartError, settings_fault
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
@@ -146,7 +146,9 @@ class _Services:
         try:
             settings = CertificateServiceSettings(data_dir=self._data_dir)
         except (ValueError, OSError) as error:
-            raise StartError(f"the settings do not fit: {settings_fault(error)}") from error
+            raise StartError(
+                f"the settings do not fit: {settings_fault(error, CertificateServiceSettings, {})}"
+            ) from error
         with start_errors():
             make_data_folder(self._data_dir)
             self._logs.mkdir(mode=0o700, exist_ok=True)
@@ -215,6 +217,8 @@ class _Services:
                 name, process = ends[task]
                 fault = await self._voices[name].end()
                 if fault is not None:
+                    if fault.startswith(PORT_TAKEN):
+                        fault += "; `handclasp up --free-ports` takes free ones for all"
                     raise StartError(f"the service {name} cannot start: {fault}")
                 raise StartError(
                     f"the service {name} ended by itself ({_end(process.returncode)}), so both are stopped; look at the"

@@ -17,7 +17,7 @@ from handclasp.cli.values import duration, host_and_port
 from handclasp.client import files
 from handclasp.client.client import HandclaspClient
 from handclasp.client.names import INTEGRATIONS, resource_name
-from handclasp.errors import Reason, invalid_field
+from handclasp.errors import InvalidArgument, Reason, invalid_field
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 
 app = single("Run an integration.")
@@ -65,7 +65,8 @@ async def run(
         name=resource_name(INTEGRATIONS, integration), version=version, input_json=_input(given)
     )
     login = Session(CommonOptions(username=user, password_file=password_file).over(session.options)).credentials()
-    context = session.context_if_any()
+    # All that a context would say can be said by options.
+    context = session.context() if address is None or ca_file is None else session.context_if_any()
     context = dataclasses.replace(
         context,
         executions=address or context.executions,
@@ -78,9 +79,27 @@ async def run(
         context = dataclasses.replace(context, username=None, password_file=None)
     async with HandclaspClient.from_context(context, login) as client:
         seconds = None if timeout is None else timeout.total_seconds()
-        answer = await client.integrations.ExecuteIntegration(request, timeout=seconds)
+        try:
+            answer = await client.integrations.ExecuteIntegration(request, timeout=seconds)
+        except InvalidArgument as error:
+            raise _all_faults(error, integration) from error
     on_terminal = session.output is Output.TEXT and sys.stdout.isatty()
     print(pretty(answer.output_json) if on_terminal else answer.output_json)
+
+
+def _all_faults(error: InvalidArgument, integration: str) -> InvalidArgument:
+    if error.reason != Reason.INPUT_INVALID or not error.violations:
+        return error
+    faults = "; ".join(
+        f"{violation.field}: {violation.description}" if violation.field else violation.description
+        for violation in error.violations
+    )
+    return InvalidArgument(
+        error.reason,
+        f"the input does not fit: {faults}; `handclasp integration show {integration}` says what fits",
+        metadata=error.metadata,
+        violations=error.violations,
+    )
 
 
 def _input(given: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,8 @@ def certificates(
     ] = None,
     ready_file: _ReadyFile = None,
 ) -> None:
-    """The certificate service. The first start makes the CA and the user admin."""
+    """The certificate service. The first start makes the CA and the user admin, who gets a password only if standard
+    output is a terminal: elsewhere it would stay in a supervisor's log."""
     from handclasp.certificate_service import first_start  # noqa: PLC0415
     from handclasp.certificate_service.main import Ports, serve, start_errors, utc_now  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
@@ -54,7 +56,9 @@ def certificates(
 
     async def start(settings: CertificateServiceSettings) -> None:
         with start_errors():
-            prepared = await first_start.prepare(settings, utc_now, execution_server=False)
+            prepared = await first_start.prepare(
+                settings, utc_now, execution_server=False, with_password=sys.stdout.isatty()
+            )
         announce(prepared, settings.data_dir)
         print_line(f"CA fingerprint (SHA-256): {prepared.ca_fingerprint}")
 
@@ -68,7 +72,9 @@ def certificates(
 
         await serve(settings, ready=ready)
 
-    run_process("handclasp certificates", lambda: CertificateServiceSettings(**given), start)
+    run_process(
+        "handclasp certificates", CertificateServiceSettings, lambda: CertificateServiceSettings(**given), start
+    )
 
 
 @app.command("executions")
@@ -106,7 +112,8 @@ def executions(
         integrations_folder=integrations_folder,
         ready_file=ready_file,
     )
-    run_process("handclasp executions", lambda: ExecutionSettings(**given), serve)
+    options = {"ca_file": "--ca", "identity_cert": "--cert", "identity_key": "--key"}
+    run_process("handclasp executions", ExecutionSettings, lambda: ExecutionSettings(**given), serve, options=options)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from handclasp.cli.passwords import ask_password
 from handclasp.client import context as contexts
 from handclasp.client import files
@@ -74,7 +76,9 @@ class Session:
 
         Raises:
             Unauthenticated: no password, and nobody to ask (CREDENTIALS_MISSING).
+            typer.BadParameter: a password file, and nobody whose password it is.
         """
+        self._check_login()
         if self.options.username is None:
             return None
         username = resource_id(self.options.username) if "/" in self.options.username else self.options.username
@@ -90,8 +94,13 @@ class Session:
         """A client with the identity that options and context ask for; `--as` means password only, by one-way TLS."""
         from handclasp.client.client import HandclaspClient  # noqa: PLC0415 - imports gRPC
 
+        self._check_login()
         context = self.context()
         credentials = self.credentials()
         if credentials is not None:
             context = dataclasses.replace(context, certificate=None, key=None, username=None, password_file=None)
         return HandclaspClient.from_context(context, credentials)
+
+    def _check_login(self) -> None:
+        if self.options.password_file is not None and self.options.username is None:
+            raise typer.BadParameter("--password-file needs --as: whose password it is")

@@ -17,6 +17,7 @@ from handclasp.client.bootstrap import fetch_authorities, normalize_fingerprint
 from handclasp.client.names import TRUST_ANCHORS, resource_id, resource_name
 from handclasp.client.paging import items
 from handclasp.client.pem import pem_text
+from handclasp.client.private_key import read_public
 
 app = group("Outside CAs whose certificates may be uploaded; and this service's own CA, by its fingerprint.")
 
@@ -30,7 +31,7 @@ async def add(
     display_name: Annotated[str, typer.Option("--display-name", help="For people.")] = "",
 ) -> None:
     """Add an outside CA as a trust anchor."""
-    content = files.read_bytes(file, "the CA certificate")
+    content = read_public(file, "the CA certificate")
     request = messages.AddTrustAnchorRequest(display_name=display_name)
     if (pem := pem_text(content)) is not None:
         request.pem = pem
@@ -59,7 +60,7 @@ async def list_anchors(
     rows = [
         (resource_id(anchor.name), anchor.display_name, anchor.subject, moment(anchor.not_after)) for anchor in anchors
     ]
-    print_table(("ID", "DISPLAY NAME", "SUBJECT", "EXPIRES"), rows, "no trust anchors")
+    print_table(("ID", "DISPLAY NAME", "SUBJECT", "EXPIRES"), rows, "no trust anchors", whole=("EXPIRES",))
 
 
 @command(app, "remove")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,8 @@ from handclasp.errors import FailedPrecondition, HandclaspError, Reason
 if TYPE_CHECKING:
     from handclasp.certificate_service.first_start import Prepared
     from handclasp.cli.pair import RunningPair
+
+_NAME = "handclasp"
 
 app = single("Both services on this machine.")
 
@@ -36,6 +40,7 @@ def up(
     from handclasp.cli.pair import run_pair  # noqa: PLC0415 - brings in both services
     from handclasp.transport.process import StartError  # noqa: PLC0415
 
+    program = _program()
     console = Console(stderr=True, highlight=False)
     with console.status("Starting both services ...") as status:
 
@@ -46,7 +51,7 @@ def up(
 
         def ready(pair: RunningPair) -> None:
             status.stop()
-            _print_how_to_go_on(pair)
+            _print_how_to_go_on(pair, program)
 
         try:
             asyncio.run(
@@ -56,7 +61,16 @@ def up(
             raise FailedPrecondition(Reason.START_NOT_POSSIBLE, str(error)) from error
 
 
-def _print_how_to_go_on(pair: RunningPair) -> None:
+def _program() -> str:
+    """What to type for this program: by its path, if it would not be found otherwise."""
+    started_by = Path(sys.argv[0])
+    found = shutil.which(_NAME)
+    if started_by.name != _NAME or (found is not None and Path(found).samefile(started_by)):
+        return _NAME
+    return shlex.quote(str(started_by.absolute()))
+
+
+def _print_how_to_go_on(pair: RunningPair, program: str) -> None:
     prepared, addresses = pair.prepared, pair.addresses
     print_line(f"CA fingerprint (SHA-256): {prepared.ca_fingerprint}")
     print_line(
@@ -75,7 +89,7 @@ def _print_how_to_go_on(pair: RunningPair) -> None:
     )
     print_line("\nTry:")
     print_line(f"  export HANDCLASP_CONTEXT={context_file}")
-    print_line("""  handclasp run echo --input '{"hello": "world"}'""")
+    print_line(f"""  {program} run echo --input '{{"hello": "world"}}'""")
     print_line(
         f"  grpcurl -cacert {ca_file} -cert {certificate} -key {key} -d '{body}' {addresses['executions']} {method}"
     )

@@ -158,8 +158,15 @@ async def set_password(
         try:
             user = await client.accounts.SetPassword(request)
         except PermissionDenied as error:
-            if error.reason != Reason.OLD_PASSWORD_WRONG or request.old_password or not sys.stdin.isatty():
+            if error.reason != Reason.OLD_PASSWORD_WRONG or request.old_password:
                 raise
+            if not sys.stdin.isatty():
+                raise PermissionDenied(
+                    error.reason,
+                    "changing one's own password needs the old one, and none was given; give the old one with "
+                    "--old-password-file",
+                    metadata=error.metadata,
+                ) from error
             request.old_password = ask_password("Old password")
             user = await client.accounts.SetPassword(request)
     if session.as_json:

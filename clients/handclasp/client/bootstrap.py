@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import ssl
 import string
 
@@ -19,10 +20,11 @@ from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateSe
 from handclasp.client.channels import open_channel
 from handclasp.client.context import check_address
 from handclasp.client.credentials import TlsMaterial
-from handclasp.errors import Reason, Unauthenticated, Unavailable, invalid_field
+from handclasp.errors import HandclaspError, Reason, Unauthenticated, Unavailable, invalid_field
 
 _HEX_DIGITS = 64  # of a SHA-256
 _CONNECT_TIMEOUT = 10.0  # seconds
+_OPENSSL_LABEL = re.compile(r"sha-?256 fingerprint\s*=\s*", re.IGNORECASE)
 
 
 async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
@@ -34,13 +36,14 @@ async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
 
     Args:
         address: `host:port` of the one-way TLS listener.
-        ca_fingerprint: SHA-256 of the CA certificate's DER in hexadecimal; colons and upper case are fine.
+        ca_fingerprint: SHA-256 of the CA certificate's DER in hexadecimal; colons and upper case are fine, and so is
+            the whole line of `openssl x509 -noout -fingerprint -sha256`.
 
     Raises:
         InvalidArgument: address or fingerprint does not fit.
         Unavailable: no server there (SERVER_UNREACHABLE).
-        Unauthenticated: no CA with that fingerprint (CA_FINGERPRINT_MISMATCH), or the server is not under that CA
-            (SERVER_CERTIFICATE_REFUSED).
+        Unauthenticated: no CA with that fingerprint (CA_FINGERPRINT_MISMATCH), the server is not under that CA
+            (SERVER_CERTIFICATE_REFUSED), or it is another port than that of one-way TLS (HANDSHAKE_REFUSED).
     """
     wanted = normalize_fingerprint(ca_fingerprint)
     if fault := check_address(address):
@@ -60,7 +63,7 @@ def normalize_fingerprint(given: str) -> str:
     Raises:
         InvalidArgument: it is none.
     """
-    digits = given.strip().replace(":", "").lower()
+    digits = _OPENSSL_LABEL.sub("", given.strip()).replace(":", "").lower()
     if len(digits) != _HEX_DIGITS or not set(digits) <= set(string.hexdigits):
         raise invalid_field(
             "ca_fingerprint",
@@ -87,11 +90,19 @@ async def _unverified_leaf(address: str) -> bytes:
 async def _trust_bundle(address: str, roots: bytes) -> TrustBundle:
     channel = open_channel(address, TlsMaterial(roots), timeout=_CONNECT_TIMEOUT)
     async with channel:
-        return await CertificateServiceStub(channel).GetTrustBundle(GetTrustBundleRequest())
+        try:
+            return await CertificateServiceStub(channel).GetTrustBundle(GetTrustBundleRequest())
+        except HandclaspError as error:
+            if error.reason not in (Reason.HANDSHAKE_REFUSED, Reason.METHOD_UNKNOWN):
+                raise
+            raise Unauthenticated(
+                Reason.HANDSHAKE_REFUSED,
+                f"{address} is another port; trust fetch needs the one-way TLS port of the certificate service (8442 "
+                "by default)",
+            ) from error
 
 
 def _matching(address: str, bundle: TrustBundle, wanted: str) -> bytes:
-    seen = []
     for pem in bundle.authorities:
         try:
             certificate = x509.load_pem_x509_certificate(pem.encode())
@@ -100,11 +111,11 @@ def _matching(address: str, bundle: TrustBundle, wanted: str) -> bytes:
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
         if hmac.compare_digest(fingerprint, wanted) and _is_ca(certificate):
             return certificate.public_bytes(serialization.Encoding.PEM)
-        seen.append(fingerprint)
     raise Unauthenticated(
         Reason.CA_FINGERPRINT_MISMATCH,
-        f"{address} has no CA with fingerprint {wanted}; it showed {', '.join(seen) or 'none'}. Check the address, and "
-        "the fingerprint with whoever runs the server: if both are right, somebody is in between",
+        # What it showed is not said: it would only be copied into the next try.
+        f"{address} has no CA with the fingerprint given. Check the address, and the fingerprint with whoever runs the "
+        "server, by another way than this connection: if both are right, somebody is in between",
     )
 
 

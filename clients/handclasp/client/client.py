@@ -15,6 +15,7 @@ from handclasp.client import files
 from handclasp.client.channels import open_channel
 from handclasp.client.context import Context
 from handclasp.client.credentials import BasicCredentials, TlsMaterial
+from handclasp.client.identity import read_identity
 from handclasp.errors import InvalidArgument, Reason
 from handclasp.integrations.v1 import integration_service_pb2_grpc
 
@@ -72,8 +73,7 @@ class HandclaspClient:
             )
         certificate = key = None
         if context.certificate is not None and context.key is not None:
-            certificate = files.read_bytes(context.certificate, "the client certificate")
-            key = files.read_secret(context.key, "the private key")
+            certificate, key = read_identity(context.certificate, context.key)
         if basic is None and context.username is not None and context.password_file is not None:
             basic = BasicCredentials(context.username, files.read_password(context.password_file))
         return cls(

@@ -16,6 +16,9 @@ class TlsMaterial:
         authorities: CA certificates as PEM; a server must chain to one of them.
         certificate: the client certificate and then its intermediates as PEM; None for one-way TLS.
         key: its private key as unencrypted PEM; None exactly if `certificate` is.
+
+    Raises:
+        InvalidArgument: one of them is empty (FILE_NOT_USABLE), or certificate and key are not both given.
     """
 
     authorities: bytes
@@ -30,6 +33,12 @@ class TlsMaterial:
             )
         if (self.certificate is None) != (self.key is None):
             raise invalid_field("key", "a client certificate and its private key go together; give both or neither")
+        # gRPC's core ends the process if it is given empty ones.
+        for content, what in ((self.certificate, "the client certificate"), (self.key, "the private key")):
+            if content is not None and not content.strip():
+                raise InvalidArgument(
+                    Reason.FILE_NOT_USABLE, f"{what} is empty; check that it was read from the right file"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -156,6 +157,25 @@ def make_folder(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise unusable(path, "the folder", error) from error
+
+
+@contextlib.contextmanager
+def folder_for_new_files(path: Path) -> Iterator[None]:
+    """As `make_folder`; what was made and is still empty goes away again if the block raises.
+
+    Raises:
+        InvalidArgument: it cannot be made (FILE_NOT_USABLE).
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
+        raise
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:

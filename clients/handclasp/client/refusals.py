@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from handclasp.client.credentials import TlsMaterial
-from handclasp.errors import HandclaspError, Reason, Unauthenticated, Unavailable
+from handclasp.errors import HandclaspError, Reason, Unauthenticated, Unavailable, Unimplemented
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -73,6 +73,23 @@ def explain_unavailable(details: str, address: str, tls: TlsMaterial) -> Handcla
         return _unreachable(address, "has a host name that cannot be resolved", "check its spelling, and DNS")
     cause = details.rpartition("last error: ")[2]
     return _unreachable(address, f"cannot be reached ({cause})", "check the address, the network and any firewall")
+
+
+def explain_unimplemented(method: str | bytes, address: str) -> Unimplemented:
+    """What a bare UNIMPLEMENTED means: gRPC itself says it of a service that a server does not have.
+
+    Args:
+        method: what was called, `/package.Service/Method`; grpcio has bytes where its annotations say str.
+        address: `host:port` that was called.
+    """
+    path = method.decode() if isinstance(method, bytes) else method
+    service = path.split("/")[1].rpartition(".")[2]
+    expected = (
+        "an execution server (8443 by default)"
+        if service == "IntegrationService"
+        else "the certificate service (by default 8442 for one-way TLS, 8444 for mTLS)"
+    )
+    return Unimplemented(Reason.METHOD_UNKNOWN, f"{address} has no {service}; it is not {expected}")
 
 
 def material_fault(tls: TlsMaterial) -> str | None:

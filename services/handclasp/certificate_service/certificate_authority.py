@@ -77,7 +77,7 @@ async def open_installation(
     values = await database.read(read_installation)
     complete = keys / COMPLETE
     if not values:
-        if complete.exists():  # noqa: ASYNC240 - nothing else runs yet
+        if complete.exists():
             raise InstallationError(
                 f"{keys} holds the keys of another installation, and the database is empty; check database_url"
                 " (HANDCLASP_CERTIFICATES_DATABASE_URL), or restore the database"
@@ -97,7 +97,7 @@ async def open_installation(
         page_token_key=values[PAGE_TOKEN_KEY].encode(),
     )
     # Not before the rows are committed: a crash in between is made up for here, at the next start.
-    if not complete.exists():  # noqa: ASYNC240 - nothing else runs yet
+    if not complete.exists():
         write_atomically(complete, f"{installation.root_fingerprint}\n".encode(), 0o644)
     return installation
 

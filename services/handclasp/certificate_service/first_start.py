@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
+from sqlalchemy import make_url
 
 from handclasp.certificate_service.certificate_authority import Installation
 from handclasp.certificate_service.data_folder import data_folder
@@ -16,7 +19,9 @@ from handclasp.certificate_service.domain.access_profiles import ADMINISTRATOR, 
 from handclasp.certificate_service.identities import CERTIFICATE, KEY, ensure_identity
 from handclasp.certificate_service.service import Service, open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
-from handclasp.certificate_service.storage.users import find_user
+from handclasp.certificate_service.storage.database import open_database
+from handclasp.certificate_service.storage.installation import has_installation
+from handclasp.certificate_service.storage.users import find_user, list_administrators
 from handclasp.certificate_service.use_cases.caller import Clock, the_service_itself
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.x509.issuing import certificate_pem
@@ -32,9 +37,20 @@ CONTEXT_FILE = "context.toml"
 ADDRESSES = ("certificates_tls", "certificates_mtls", "executions")
 
 
+_ADMINISTRATORS_NAMED = 10
+
+
+class RecoveryError(Exception):
+    """There is nothing to recover, or nobody of that name; the message says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """An administrator who was made, or let in again; the password is known only here, and is to be shown once."""
+    """An administrator who was made, or let in again; the password is known only here, and is to be shown once.
+
+    Attributes:
+        password: empty if none was set.
+    """
 
     user_id: str
     password: str = field(repr=False)
@@ -64,12 +80,12 @@ def write_ca_file(data_dir: Path, installation: Installation) -> Path:
     return path
 
 
-async def ensure_administrator(service: Service) -> Administrator | None:
+async def ensure_administrator(service: Service, *, with_password: bool) -> Administrator | None:
     """Makes the first administrator, if there are no users at all; None if there are."""
     caller = the_service_itself()
     if (await service.users.list(caller, PageRequest(1, "", list_hash("first start")))).items:
         return None
-    made = Administrator(FIRST_ADMINISTRATOR, secrets.token_urlsafe(18))
+    made = Administrator(FIRST_ADMINISTRATOR, secrets.token_urlsafe(18) if with_password else "")
     await service.users.create(
         caller,
         made.user_id,
@@ -81,14 +97,28 @@ async def ensure_administrator(service: Service) -> Administrator | None:
 
 
 async def recover_administrator(service: Service, user_id: str) -> Administrator:
-    """Gives a user, made if need be, the profile `administrator` and a new password, and makes it active.
+    """Gives a user the profile `administrator` and a new password, and makes it active.
 
-    For whoever has the data folder, and so the CA's keys, anyway.
+    For whoever has the data folder, and so the CA's keys, anyway. The first administrator is made if it is gone and
+    nobody else has the profile.
+
+    Raises:
+        RecoveryError: there is no such user.
     """
     caller = the_service_itself()
     recovered = Administrator(user_id, secrets.token_urlsafe(18))
     known = await service.database.read(lambda snapshot: find_user(snapshot, user_id))
     if known is None:
+        others = await service.database.read(partial(list_administrators, limit=_ADMINISTRATORS_NAMED))
+        if others:
+            raise RecoveryError(
+                f"there is no user {user_id}; users with the profile administrator: {', '.join(others)}; name one of"
+                " them with --user"
+            )
+        if user_id != FIRST_ADMINISTRATOR:
+            raise RecoveryError(
+                f"there is no user {user_id}, and no administrator at all; without --user {FIRST_ADMINISTRATOR} is made"
+            )
         await service.users.create(
             caller, user_id, display_name="", profile_ids=[ADMINISTRATOR], password=recovered.password
         )
@@ -120,17 +150,20 @@ async def ensure_execution_identity(service: Service) -> Path:
     return await ensure_identity(service, EXECUTION_SERVER, server_names=service.settings.server_names)
 
 
-async def prepare(settings: CertificateServiceSettings, clock: Clock, *, execution_server: bool) -> Prepared:
+async def prepare(
+    settings: CertificateServiceSettings, clock: Clock, *, execution_server: bool, with_password: bool = True
+) -> Prepared:
     """Makes what is missing, before the service starts: the CA, the first administrator and their certificate.
 
     Args:
         execution_server: whether to make an identity for an execution server on this machine, too.
+        with_password: whether a first administrator gets a password.
     Raises:
         DataFolderError, InstallationError, SchemaTooNewError, SQLAlchemyError
     """
     with data_folder(settings.data_dir):
         async with open_service(settings, clock) as service:
-            made = await ensure_administrator(service)
+            made = await ensure_administrator(service, with_password=with_password)
             return Prepared(
                 made,
                 ca_file=write_ca_file(settings.data_dir, service.installation),
@@ -144,11 +177,13 @@ async def recover(settings: CertificateServiceSettings, clock: Clock, user_id: s
     """`recover_administrator`, offline, with a new certificate for a context file.
 
     Raises:
+        RecoveryError: there is no installation, of which nothing is made then, or no such user.
         DataFolderError: the service is running, or the folder cannot be used.
         InstallationError, SchemaTooNewError, SQLAlchemyError
-        InvalidArgument: the user id does not fit.
     """
+    _require_data_folder(settings.data_dir)
     with data_folder(settings.data_dir):
+        await _require_installation(settings)
         async with open_service(settings, clock) as service:
             recovered = await recover_administrator(service, user_id)
             prepared = Prepared(
@@ -199,6 +234,32 @@ def known_addresses(data_dir: Path) -> dict[str, str]:
     path = data_dir / CONTEXT_FILE
     known = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {name: str(known[name]) for name in ADDRESSES if name in known}
+
+
+def _require_data_folder(data_dir: Path) -> None:
+    # Of a folder that this process cannot look into, `data_folder` says so.
+    if not os.access(data_dir, os.X_OK) or any((data_dir / name).exists() for name in ("keys", "handclasp.db")):
+        return
+    raise RecoveryError(
+        f"{data_dir} is no data folder of a certificate service: there is neither keys/ nor handclasp.db in it; name"
+        " the folder that the service has as data_dir"
+    )
+
+
+async def _require_installation(settings: CertificateServiceSettings) -> None:
+    url = make_url(settings.url())
+    # SQLite would make the file.
+    if url.get_backend_name() != "sqlite" or os.path.exists(url.database or ""):  # noqa: ASYNC240 - nothing else runs
+        database = open_database(settings.url())
+        try:
+            if await has_installation(database):
+                return
+        finally:
+            await database.close()
+    raise RecoveryError(
+        f"{settings.data_dir} has no database of a certificate service; if it is in PostgreSQL, set"
+        " HANDCLASP_CERTIFICATES_DATABASE_URL, or go where handclasp.toml is"
+    )
 
 
 async def _identity_of_administrator(service: Service) -> Path | None:

@@ -33,6 +33,7 @@ from handclasp.certificate_service.rpc.certificate_service import CertificateSer
 from handclasp.certificate_service.service import Service, open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import storage_error
+from handclasp.certificate_service.storage.faults import database_fault
 from handclasp.certificate_service.storage.migrate import SchemaTooNewError
 from handclasp.certificate_service.storage.requests import forget_requests
 from handclasp.certificate_service.use_cases.caller import Clock
@@ -102,9 +103,7 @@ def start_errors() -> Iterator[None]:
     except (DataFolderError, InstallationError, SchemaTooNewError, HandclaspError) as error:
         raise StartError(str(error)) from error
     except SQLAlchemyError as error:
-        raise StartError(
-            f"the database cannot be used: {type(error).__name__}; check database_url, and that the server is up"
-        ) from error
+        raise StartError(database_fault(error)) from error
 
 
 async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None) -> None:
@@ -206,4 +205,9 @@ async def _housekeeping(service: Service) -> None:
 
 def run() -> None:
     """Runs the service with settings from the environment and the settings file, as a process of its own."""
-    run_process("handclasp certificates", lambda: CertificateServiceSettings(), serve)  # noqa: PLW0108 - a class with other arguments
+    run_process(
+        "handclasp certificates",
+        CertificateServiceSettings,
+        lambda: CertificateServiceSettings(),  # noqa: PLW0108 - a class with other arguments
+        serve,
+    )

@@ -14,6 +14,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 import structlog
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from handclasp.errors import PermissionDenied, Reason, Unauthenticated
 from handclasp.integration_execution.authorizer import RemoteAuthorizer
@@ -121,12 +123,29 @@ def _load_registry(settings: ExecutionSettings) -> Registry:
 def _read_identity(settings: ExecutionSettings) -> TlsIdentity:
     try:
         identity = TlsIdentity(read_secret(settings.identity_key), settings.identity_cert.read_bytes())
-        identity.check()
+        leaf = identity.check()
     except (SecretFileError, OSError) as error:
         raise StartError(str(error)) from error
     except TlsMaterialError as error:
         raise StartError(f"{settings.identity_cert} and {settings.identity_key}: {error}") from error
+    _require_usages(leaf, settings)
     return identity
+
+
+def _require_usages(leaf: x509.Certificate, settings: ExecutionSettings) -> None:
+    """Without them the handshakes would fail, with a message that says little, and at the other end."""
+    try:
+        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    except ValueError as error:
+        raise StartError(f"{settings.identity_cert} has extensions that cannot be read; issue another one") from error
+    for usage, name, advice in (
+        (ExtendedKeyUsageOID.SERVER_AUTH, "serverAuth", "issue it with --server-name"),
+        (ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth", "issue one that has both, with --server-name"),
+    ):
+        if usage not in usages and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usages:
+            raise StartError(f"{settings.identity_cert}: identity_cert has no {name}; {advice}")
 
 
 def _channel(settings: ExecutionSettings, identity: TlsIdentity) -> grpc.aio.Channel:
@@ -164,4 +183,9 @@ async def _unless_stopped(coroutine: Coroutine[Any, Any, bytes], stop: StopReque
 
 def run() -> None:
     """Runs the server with settings from the environment and the settings file, as a process of its own."""
-    run_process("handclasp executions", lambda: ExecutionSettings(), serve)  # noqa: PLW0108 - a class with other arguments
+    run_process(
+        "handclasp executions",
+        ExecutionSettings,
+        lambda: ExecutionSettings(),  # noqa: PLW0108 - a class with other arguments
+        serve,
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 
 from handclasp.transport.files import write_atomically
 from handclasp.transport.logs import LogSettings, set_up_logging
+from handclasp.transport.settings import SETTINGS_FILE, SETTINGS_FILE_VARIABLE, SectionSettings
 
 
 class ProcessSettings(Protocol):
@@ -25,6 +28,9 @@ class ProcessSettings(Protocol):
 
 
 S = TypeVar("S", bound=ProcessSettings)
+
+PORT_TAKEN = "cannot listen on"
+"""What the message of `port_taken` begins with."""
 
 
 class StartError(Exception):
@@ -48,7 +54,7 @@ def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serv
 
 def port_taken(setting: str, host: str, port: int) -> StartError:
     return StartError(
-        f"cannot listen on {host} port {port}: another process has it, or the address is not this machine's; stop that"
+        f"{PORT_TAKEN} {host} port {port}: another process has it, or the address is not this machine's; stop that"
         f" process, or set {setting} (0: any free one)"
     )
 
@@ -59,31 +65,70 @@ def write_ready_file(path: Path, ports: Mapping[str, str | int]) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def run_process(name: str, read_settings: Callable[[], S], serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
+def run_process(
+    name: str,
+    kind: type[SectionSettings],
+    read_settings: Callable[[], S],
+    serve: Callable[[S], Coroutine[Any, Any, None]],
+    *,
+    options: Mapping[str, str] | None = None,
+) -> None:
     """A service as a process: reads its settings, sets up the log, runs it, and exits with status 2 if the settings do
     not fit, with status 1 if it cannot start.
 
     Args:
         name: what the message begins with.
+        kind: of the settings.
+        options: of the command line, by the setting that each is for; to be named if a required one is not set.
         read_settings: raises ValueError (pydantic's are) or OSError.
     """
     try:
         settings = read_settings()
         set_up_logging(settings.log)
     except (ValueError, OSError) as error:
-        _exit(name, f"the settings do not fit: {settings_fault(error)}", 2)
+        _exit(name, f"the settings do not fit: {settings_fault(error, kind, options or {})}", 2)
     try:
         asyncio.run(serve(settings))
     except StartError as error:
         _exit(name, str(error), 1)
 
 
-def settings_fault(error: Exception) -> str:
+def settings_fault(error: Exception, kind: type[SectionSettings], options: Mapping[str, str]) -> str:
     """What is wrong with settings, in one line and without their values, which may be secret."""
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False, include_input=False, include_context=False)
-        return "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults)
+        return "; ".join(
+            _fault(fault["type"], [str(part) for part in fault["loc"]], fault["msg"], kind, options) for fault in faults
+        )
+    if isinstance(error, FileNotFoundError) and str(error.filename) == os.environ.get(SETTINGS_FILE_VARIABLE):
+        return f"{SETTINGS_FILE_VARIABLE} names {error.filename}, which is not there"
     return str(error)
+
+
+def _fault(
+    fault: str, location: list[str], message: str, kind: type[SectionSettings], options: Mapping[str, str]
+) -> str:
+    name = ".".join(location)
+    if fault == "missing":
+        variable = f"{kind.model_config['env_prefix']}{'__'.join(location).upper()}"
+        ways = [*([options[name]] if name in options else []), variable]
+        return f"[{kind.section}] {name} is not set: use {', '.join(ways)} or {SETTINGS_FILE}"
+    if fault in ("extra_forbidden", "unexpected_keyword_argument"):
+        *parents, unknown = location
+        near = difflib.get_close_matches(unknown, _names(kind, parents), n=1)
+        advice = f"; did you mean {'.'.join([*parents, *near])}?" if near else ""
+        return f"[{kind.section}] has no setting {name}{advice}"
+    return f"{name}: {message}"
+
+
+def _names(kind: type[SectionSettings], parents: list[str]) -> list[str]:
+    """The names of a section's settings, or of those in one of its settings."""
+    within: Any = kind
+    for parent in parents:
+        within = within.model_fields[parent].annotation
+    if is_dataclass(within):
+        return [field.name for field in fields(within)]
+    return list(within.model_fields)
 
 
 def _exit(name: str, message: str, status: int) -> NoReturn:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import stat
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_pb2 import (
     REVOCATION_REASON_KEY_COMPROMISE,
     REVOCATION_REASON_NONE_GIVEN,
+    REVOCATION_REASON_SUPERSEDED,
     Certificate,
+    Revocation,
 )
 from handclasp.client.possession import make_statement
 from handclasp.errors import HandclaspError, NotFound, PermissionDenied, Reason
@@ -105,7 +115,7 @@ def test_a_refusal_leaves_no_files(handclasp: Handclasp, small: Small, out: Path
     small.refuse["IssueCertificate"] = [NotFound(Reason.USER_NOT_FOUND, "there is no user alice; look at the list")]
     ran = handclasp("cert", "issue", "--user", "alice", "--out", out, *options)
     assert (ran.status, ran.err) == (4, "USER_NOT_FOUND: there is no user alice; look at the list\n")
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_a_lost_answer_is_asked_for_again(handclasp: Handclasp, small: Small, out: Path) -> None:
@@ -121,7 +131,7 @@ def test_a_key_made_by_the_service_and_lost_on_the_way(handclasp: Handclasp, sma
     assert ran.status == 1
     assert ran.err.startswith("KEY_NOT_RETAINED: ")
     assert "`handclasp cert revoke c1`" in ran.err
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -240,4 +250,54 @@ def test_a_denial_tells_how_to_ask_why(handclasp: Handclasp, small: Small) -> No
     ran = handclasp("cert", "revoke", "c1")
     assert ran.status == 3
     assert len(ran.err.splitlines()) == 1
-    assert ran.err.startswith("ACCESS_DENIED: you may not revoke this (decision decisions/d1; `handclasp explain ")
+    assert ran.err == "ACCESS_DENIED: you may not revoke this (`handclasp explain d1` says why)\n"
+
+
+def test_revoking_by_a_users_id_tells_how(handclasp: Handclasp, small: Small) -> None:
+    small.refuse["RevokeCertificate"] = [NotFound(Reason.CERTIFICATE_NOT_FOUND, "there is no certificates/alice")]
+    ran = handclasp("cert", "revoke", "alice")
+    assert ran.status == 4
+    assert "--user NAME --all" in ran.err
+
+
+def test_the_first_revocation_stays(handclasp: Handclasp, small: Small) -> None:
+    small.revocation = Revocation(reason=REVOCATION_REASON_SUPERSEDED)
+    small.revocation.revoke_time.FromDatetime(datetime(2026, 1, 31, 12, tzinfo=UTC))
+    ran = handclasp("cert", "revoke", "c1", "--reason", "key-compromise")
+    assert ran.status == 0
+    assert "was revoked already at 2026-01-31T12:00:00Z: SUPERSEDED; that stays" in ran.out
+    assert "is revoked." in handclasp("cert", "revoke", "c1", "--reason", "superseded").out
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 certificates of alice are"), (1, "1 certificate of alice is")])
+def test_how_many_were_revoked(handclasp: Handclasp, small: Small, count: int, said: str) -> None:
+    small.revoked_count = count
+    assert handclasp("cert", "revoke", "--user", "alice", "--all").out == f"{said} revoked.\n"
+
+
+@pytest.mark.parametrize("form", ["pem", "der", "encrypted", "beside", "pkcs12"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("trust", "add"),
+        ("cert", "upload", "--user", "alice"),
+        ("cert", "issue", "--user", "alice", "--out", "o", "--csr"),
+    ],
+)
+def test_private_keys_are_never_sent(
+    handclasp: Handclasp, small: Small, tmp_path: Path, args: tuple[str, ...], form: str
+) -> None:
+    key, made = ec.generate_private_key(ec.SECP256R1()), small.issuing.issue("alice")
+    encrypted = BestAvailableEncryption(b"secret")
+    content = {
+        "pem": made.key_pem.encode(),
+        "der": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        "encrypted": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, encrypted),
+        "pkcs12": serialize_key_and_certificates(b"alice", key, None, None, encrypted),
+        "beside": (made.pem + made.key_pem).encode(),
+    }[form]
+    (tmp_path / "wrong").write_bytes(content)
+    ran = handclasp(*args, tmp_path / "wrong")
+    assert ran.status == 5
+    assert ran.err.startswith(f"FILE_NOT_USABLE: {tmp_path / 'wrong'} holds a private key; nothing was sent. Give ")
+    assert not small.seen

@@ -17,6 +17,7 @@ from handclasp.cli import values
 from handclasp.cli.exit_status import error_line, exit_status
 from handclasp.cli.json_text import pretty
 from handclasp.cli.main import Handclasp as Commands
+from handclasp.cli.output import print_table
 from handclasp.cli.text import one_line, shown
 from handclasp.errors import (
     Aborted,
@@ -62,7 +63,6 @@ def test_an_error_is_one_line_that_steers_no_terminal() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        (),
         ("nosuch",),
         ("cert",),
         ("cert", "nosuch"),
@@ -75,6 +75,8 @@ def test_an_error_is_one_line_that_steers_no_terminal() -> None:
         ("cert", "list", "--limit", "0"),
         ("cert", "list", "--expires-before", "tomorrow"),
         ("user", "list", "-o", "yaml"),
+        ("user", "list", "--password-file", "f"),
+        ("--password-file", "f", "user", "create", "bob"),
         ("context", "new", "--executions", "nowhere"),
         ("user", "create", "bob", "--password-stdin", "--password-file", "f"),
     ],
@@ -85,6 +87,49 @@ def test_usage_errors_are_one_line_and_status_2(bare: Handclasp, args: tuple[str
     assert len(ran.err.splitlines()) == 1
     assert ran.err.startswith("USAGE: ")
     assert "--help" in ran.err
+
+
+def test_the_command_alone_shows_its_help(bare: Handclasp) -> None:
+    ran = bare()
+    assert (ran.status, ran.out) == (2, "")
+    assert "Usage:" in ran.err
+    assert "integration" in ran.err
+
+
+def test_an_empty_key_does_not_end_the_process(small: Small, context_file: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "e.pem"
+    empty.touch(0o600)
+    args = ("--context", str(context_file), "run", "echo", "--cert", str(context_file.parent / "cert.pem"))
+    ran = subprocess.run(
+        [*PROGRAM, *args, "--key", str(empty)],
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path),
+        check=False,
+    )
+    said = f"FILE_NOT_USABLE: the private key {empty} is empty; check that it is the right file\n"
+    assert (ran.returncode, ran.stderr) == (5, said)
+
+
+def test_tables_for_scripts_have_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("ID", "SUBJECT"), [("c1", "x" * 300), ("c2", "y " * 200)], "none")
+    heading, _, first, second = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["ID", "SUBJECT"]
+    assert ("x" * 300 in first, second.count("y")) == (True, 200)
+
+
+def test_a_narrow_terminal_keeps_ids_and_times_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in (("COLUMNS", "80"), ("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    certificate_id, expires = "06h0000000000000000000000a", "2027-01-31T12:00:00Z"
+    row = (certificate_id, "execution-server-2", "NOT_YET_VALID", expires)
+    print_table(("ID", "USER", "STATE", "EXPIRES"), [row], "none", whole=("STATE", "EXPIRES"))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert {certificate_id, expires, "NOT_YET_VALID"} <= set(out.split())
 
 
 def test_help_of_everything(bare: Handclasp) -> None:

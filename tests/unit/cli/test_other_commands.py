@@ -103,7 +103,9 @@ def test_a_wrong_old_password_is_not_asked_for_without_a_terminal(
 ) -> None:
     small.refuse["SetPassword"] = [PermissionDenied(Reason.OLD_PASSWORD_WRONG, "the old password is needed")]
     ran = handclasp("user", "set-password", "alice", "--password-file", password_file)
-    assert (ran.status, ran.err) == (3, "OLD_PASSWORD_WRONG: the old password is needed\n")
+    assert ran.status == 3
+    assert ran.err.startswith("OLD_PASSWORD_WRONG: ")
+    assert "give the old one with --old-password-file" in ran.err
 
 
 def test_profiles(handclasp: Handclasp, small: Small) -> None:
@@ -170,6 +172,18 @@ def test_run_without_context(bare: Handclasp, small: Small, context_file: Path, 
     assert [seen.authorization for seen in small.seen] == ["Basic YWxpY2U6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5"]
     assert bare("run", "echo", *server).err.startswith("CREDENTIALS_MISSING: ")
     assert bare("run", "echo", *server, "--cert", folder / "cert.pem").status == 2
+    assert bare("run", "echo", *identity).err.startswith("CONTEXT_NOT_FOUND: ")
+
+
+def test_run_tells_certificate_and_key_apart(handclasp: Handclasp, small: Small, context_file: Path) -> None:
+    folder = context_file.parent
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    ran = handclasp("run", "echo", "--cert", certificate, "--key", certificate)
+    assert f"{certificate} is a certificate, not a private key; are" in ran.err
+    ran = handclasp("run", "echo", "--cert", key, "--key", certificate)
+    assert f"{key} is a private key, not a certificate; are" in ran.err
+    assert (ran.status, ran.err.split(":")[0]) == (5, "FILE_NOT_USABLE")
+    assert not small.seen
 
 
 def test_run_names_each_field_at_fault_on_one_line(handclasp: Handclasp, small: Small) -> None:
@@ -180,7 +194,8 @@ def test_run_names_each_field_at_fault_on_one_line(handclasp: Handclasp, small: 
     ran = handclasp("run", "orders.summarize")
     assert (ran.status, ran.out) == (5, "")
     assert ran.err == (
-        "INPUT_INVALID: the input does not fit; lines.3.price: has to be a decimal; currency: is missing\n"
+        "INPUT_INVALID: the input does not fit: lines.3.price: has to be a decimal; currency: is missing; "
+        "`handclasp integration show orders.summarize` says what fits\n"
     )
 
 
@@ -211,6 +226,20 @@ def test_integrations_and_decisions(handclasp: Handclasp, small: Small) -> None:
     assert (explained["id"], explained["decision"]["reason"]) == ("d1", "DECISION_REASON_REVOKED")
     assert "the certificate was revoked" in handclasp("explain", "decisions/d1").out
     assert {seen.request.name for seen in small.asked("ExplainDecision")} == {"decisions/d1"}
+
+
+def test_schemas_are_json_that_stays_the_same(handclasp: Handclasp, small: Small) -> None:
+    small.input_schema = {
+        "type": "object",
+        "maxProperties": 3,
+        "properties": {"b": {"minimum": 0.5}, "a": {"description": "long " * 40}},
+    }
+    out = handclasp("integration", "show", "echo").out
+    _, _, below = out.partition("Input, as JSON Schema:\n")
+    shown = below.partition("\n\nOutput, as JSON Schema:")[0]
+    assert shown == json.dumps(small.input_schema, indent=2, sort_keys=True)
+    found = handclasp("integration", "show", "echo", "-o", "json").json
+    assert json.dumps(found["input_schema"]) == json.dumps(small.input_schema, sort_keys=True)
 
 
 def test_signing_requests_stay_here(bare: Handclasp, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from handclasp.authorization.v1.decision_pb2 import DECISION_REASON_REVOKED, Dec
 from handclasp.authorization.v1.permission_pb2 import PERMISSION_EXECUTE_INTEGRATIONS, Grant
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1 import certificate_service_pb2_grpc
-from handclasp.certificates.v1.certificate_pb2 import Certificate, TrustAnchor
+from handclasp.certificates.v1.certificate_pb2 import Certificate, Revocation, TrustAnchor
 from handclasp.errors import HandclaspError
 from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integrations.v1 import integration_service_pb2 as integration_messages
@@ -68,6 +68,9 @@ class Small:
     refuse: dict[str, list[HandclaspError | grpc.StatusCode]] = field(default_factory=dict)
     """What the next calls of a method are refused with, in order. A bare code: without the details of ours."""
     certificate_count: int = 3
+    revocation: Revocation | None = None
+    revoked_count: int = 2
+    input_schema: dict[str, Any] = field(default_factory=dict)
     more_authorities: list[str] = field(default_factory=list)
     issuing: OutsideCA = field(init=False)
     server: Issued = field(init=False)
@@ -190,13 +193,15 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
 
     async def RevokeCertificate(self, request: messages.RevokeCertificateRequest, context: Context) -> Certificate:  # noqa: N802
         await self._small.note("RevokeCertificate", request, context)
-        return Certificate(name=request.name, user="users/alice", state=Certificate.STATE_REVOKED)
+        return Certificate(
+            name=request.name, user="users/alice", state=Certificate.STATE_REVOKED, revocation=self._small.revocation
+        )
 
     async def RevokeUserCertificates(  # noqa: N802
         self, request: messages.RevokeUserCertificatesRequest, context: Context
     ) -> messages.RevokeUserCertificatesResponse:
         await self._small.note("RevokeUserCertificates", request, context)
-        return messages.RevokeUserCertificatesResponse(revoked_count=2)
+        return messages.RevokeUserCertificatesResponse(revoked_count=self._small.revoked_count)
 
     async def AddTrustAnchor(self, request: messages.AddTrustAnchorRequest, context: Context) -> TrustAnchor:  # noqa: N802
         await self._small.note("AddTrustAnchor", request, context)
@@ -321,7 +326,9 @@ class _Integrations(integration_service_pb2_grpc.IntegrationServiceServicer):
         self, request: integration_messages.GetIntegrationRequest, context: Context
     ) -> Integration:
         await self._small.note("GetIntegration", request, context)
-        return Integration(name=request.name, version="1.2.3")
+        integration = Integration(name=request.name, version="1.2.3")
+        integration.input_schema.update(self._small.input_schema)
+        return integration
 
     async def ExecuteIntegration(  # noqa: N802
         self, request: integration_messages.ExecuteIntegrationRequest, context: Context

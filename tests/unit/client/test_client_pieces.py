@@ -142,17 +142,31 @@ def test_passwords_that_are_none(content: bytes) -> None:
 
 async def test_trust_by_fingerprint(small: Small) -> None:
     upper_with_colons = ":".join(small.fingerprint[i : i + 2] for i in range(0, 64, 2)).upper()
-    for given in (small.fingerprint, upper_with_colons):
+    for given in (small.fingerprint, upper_with_colons, f"sha256 Fingerprint={upper_with_colons}\n"):
         assert (await fetch_authorities(small.tls, given)).decode() == small.root.pem
     issuing = small.issuing.certificate.fingerprint(hashes.SHA256()).hex()
     assert (await fetch_authorities(small.tls, issuing)).decode() == small.issuing.pem
 
 
-async def test_another_fingerprint_is_refused_and_those_seen_are_named(small: Small) -> None:
+async def test_another_fingerprint_is_refused_and_none_is_offered_instead(small: Small) -> None:
     with pytest.raises(Unauthenticated) as caught:
         await fetch_authorities(small.tls, "0" * 64)
     assert caught.value.reason == Reason.CA_FINGERPRINT_MISMATCH
-    assert small.fingerprint in caught.value.message
+    assert small.fingerprint not in caught.value.message
+
+
+async def test_trust_by_fingerprint_at_another_port(small: Small) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        await fetch_authorities(small.mtls, small.fingerprint)
+    assert "needs the one-way TLS port" in caught.value.message
+
+
+@pytest.mark.parametrize(("certificate", "key"), [(b"", b"x"), (b"x", b""), (b"x", b"\n")])
+def test_empty_material_never_reaches_grpc(certificate: bytes, key: bytes) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        TlsMaterial(b"authorities", certificate, key)
+    assert caught.value.reason == Reason.FILE_NOT_USABLE
+    assert "is empty" in caught.value.message
 
 
 @pytest.mark.parametrize("fingerprint", ["", "ab", "g" * 64, "a" * 63, "a" * 65])

@@ -26,8 +26,11 @@ from handclasp.errors import (
     Reason,
     Unauthenticated,
     Unavailable,
+    Unimplemented,
     invalid_field,
 )
+from handclasp.integrations.v1.integration_service_pb2 import ListIntegrationsRequest
+from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
 from tests.support.outside_ca import Issued, OutsideCA
 from tests.unit.client.small_service import Small, one_way_tls, server_certificate, serving
 
@@ -259,3 +262,17 @@ async def test_credentials_go_with_each_call_and_into_no_text(small: Small) -> N
     assert "ssword" not in repr(basic)
     with pytest.raises(InvalidArgument):
         BasicCredentials("ali:ce", "x").header()
+
+
+async def test_a_service_at_the_wrong_address(small: Small) -> None:
+    async with server_that_does_nothing(small.server) as address:
+        error = await refusal(address, material(small))
+        assert isinstance(error, Unimplemented)
+        assert error.reason == Reason.METHOD_UNKNOWN
+        assert error.message.startswith(f"{address} has no CertificateService; it is not the certificate service (")
+        async with open_channel(address, material(small)) as channel:
+            with pytest.raises(Unimplemented) as caught:
+                await IntegrationServiceStub(channel).ListIntegrations(ListIntegrationsRequest())
+    assert caught.value.message == (
+        f"{address} has no IntegrationService; it is not an execution server (8443 by default)"
+    )

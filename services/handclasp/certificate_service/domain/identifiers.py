@@ -108,7 +108,8 @@ def _made(name: str, collection: str, field: str, reason: Reason) -> str:
     if found != collection or not identifier or len(name) > 256:
         raise _malformed(collection, field, "as the service gave it")
     if _MADE_ID.fullmatch(identifier) is None:
-        raise not_found(reason, f"{collection} of that id")
+        # What was typed is repeated only if it looks like an id at all.
+        raise not_found(reason, name if _CHOSEN_ID.fullmatch(identifier) else f"{collection}/ of such an id")
     return identifier
 
 

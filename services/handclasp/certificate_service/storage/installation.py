@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, inspect, select
 
-from handclasp.certificate_service.storage.database import Snapshot, Transaction
+from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.schema import authorities, installation
 
 TRUST_DOMAIN = "trust_domain"
@@ -26,6 +26,18 @@ class AuthorityRecord:
 
 async def read_installation(snapshot: Snapshot) -> dict[str, str]:
     return {row.name: row.value for row in await snapshot.fetch(select(installation))}
+
+
+async def has_installation(database: Database) -> bool:
+    """Whether there is one, also in a database without any tables. Changes nothing."""
+
+    def has_table(connection: Connection) -> bool:
+        return inspect(connection).has_table(installation.name)
+
+    async with database.lookups() as connection:
+        if not await connection.run_sync(has_table):
+            return False
+    return bool(await database.read(read_installation))
 
 
 async def add_installation(transaction: Transaction, values: dict[str, str]) -> None:
