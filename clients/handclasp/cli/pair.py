@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ from handclasp.transport.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.process import PORT_TAKEN, StartError, settings_fault
+
+# A line of gRPC's core, which at times prints some whatever GRPC_VERBOSITY says. The services say in words of their own
+# what is wrong.
+_GRPC_CORE = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\] ")
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
@@ -253,7 +258,7 @@ class _Voice:
             text = line.decode("utf-8", "backslashreplace")
             if text.startswith(self._prefix):
                 self._fault = text.removeprefix(self._prefix).strip()
-            else:
+            elif not _GRPC_CORE.match(text):
                 sys.stderr.write(text)
 
 

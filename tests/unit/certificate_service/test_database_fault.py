@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import open_database
 from handclasp.certificate_service.storage.faults import database_fault
+from tests.support.postgres import PostgresServer
 
 PASSWORD = "not-to-be-seen"
 
@@ -41,10 +42,8 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert "cannot be opened" in await fault(f"sqlite+aiosqlite:///{tmp_path}/nowhere/file")
 
 
-async def test_what_the_server_does_not_know(database_url: str) -> None:
-    url = make_url(database_url)
-    if url.get_backend_name() == "sqlite":
-        pytest.skip("of a server only")
+async def test_what_the_server_does_not_know(postgres: PostgresServer) -> None:
+    url = make_url(postgres.url("postgres"))
     unknown = url.set(database="nope").render_as_string(hide_password=False)
     assert "no database of that name" in await fault(unknown)
     stranger = url.set(username="stranger", password=PASSWORD).render_as_string(hide_password=False)
