@@ -17,7 +17,7 @@ from tests.support.postgres import PostgresRun, PostgresServer, PostgresUnavaila
 settings.register_profile(
     "default", max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("fuzz", settings.get_profile("default"), max_examples=1000, derandomize=False)
+settings.register_profile("fuzz", settings.get_profile("default"), max_examples=250, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 POSTGRES_RUN = pytest.StashKey[PostgresRun]()
