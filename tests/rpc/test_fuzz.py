@@ -49,6 +49,8 @@ VICTIM = "victim"
 administrator, who is to stay one."""
 STEADY = "steady"
 """A user that requests with one thing wrong name."""
+MAXIMUM_REQUEST = 256 * 1024
+"""`maximum_request_length` as it is by default, in bytes."""
 CA = OutsideCA("Fuzzed CA")
 LEAF = CA.issue()
 CSR = signing_request()
@@ -431,23 +433,34 @@ async def test_huge_rsa_keys(target: Target, bits: int) -> None:
         assert await target.refused(method, message) == "KEY_NOT_ACCEPTED"
 
 
-@pytest.mark.parametrize("size", [65_537, 200_000])
+@pytest.mark.parametrize("size", [65_537, 200_000, 1_000_000, 4_000_000])
 async def test_oversized_material(target: Target, size: int) -> None:
+    unparsed = size > MAXIMUM_REQUEST
+    invalid_request = "REQUEST_TOO_LARGE" if unparsed else "CSR_INVALID"
+    invalid_certificate = "REQUEST_TOO_LARGE" if unparsed else "CERTIFICATE_INVALID"
     user = f"users/{STEADY}"
     begin = "-----BEGIN CERTIFICATE REQUEST-----\n"
     for text in ("x" * size, begin * (size // len(begin)), pem(CSR) + " " * size):
         issue = pb.IssueCertificateRequest(user=user, csr_pem=text)
-        assert await target.refused("IssueCertificate", issue) == "CSR_INVALID"
+        assert await target.refused("IssueCertificate", issue) == invalid_request
         upload = pb.UploadCertificateRequest(user=user, pem=text)
-        assert await target.refused("UploadCertificate", upload) == "CERTIFICATE_INVALID"
+        assert await target.refused("UploadCertificate", upload) == invalid_certificate
         anchor = pb.AddTrustAnchorRequest(pem=text)
-        assert await target.refused("AddTrustAnchor", anchor) == "CERTIFICATE_INVALID"
-    for method, message in (
-        ("IssueCertificate", pb.IssueCertificateRequest(user=user, csr_der=b"\x30" * size)),
-        ("UploadCertificate", pb.UploadCertificateRequest(user=user, der=LEAF.der + b"\0" * size)),
-        ("CheckPermission", pb.CheckPermissionRequest(peer_certificate=b"\x30" * size)),
+        assert await target.refused("AddTrustAnchor", anchor) == invalid_certificate
+    for method, message, reason in (
+        ("IssueCertificate", pb.IssueCertificateRequest(user=user, csr_der=b"\x30" * size), invalid_request),
+        (
+            "UploadCertificate",
+            pb.UploadCertificateRequest(user=user, der=LEAF.der + b"\0" * size),
+            invalid_certificate,
+        ),
+        (
+            "CheckPermission",
+            pb.CheckPermissionRequest(peer_certificate=b"\x30" * size),
+            "REQUEST_TOO_LARGE" if unparsed else "FIELD_INVALID",
+        ),
     ):
-        assert await target.refused(method, message) in {"CSR_INVALID", "CERTIFICATE_INVALID", "FIELD_INVALID"}
+        assert await target.refused(method, message) == reason
 
 
 async def test_a_message_beyond_the_limit_is_refused_by_grpc_itself(target: Target) -> None:
