@@ -34,6 +34,9 @@ class AccountServiceStub:
     While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
     an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
     PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
+
+    UpdateUser, DisableUser, SetPassword and UpdateAccessProfile are in force when they return OK: no relying party decides
+    by what was before. See `CertificateService` for how long that takes, and for the trailing metadata that tells of it.
     """
 
     def __init__(self, channel):
@@ -110,6 +113,9 @@ class AccountServiceServicer:
     While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
     an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
     PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
+
+    UpdateUser, DisableUser, SetPassword and UpdateAccessProfile are in force when they return OK: no relying party decides
+    by what was before. See `CertificateService` for how long that takes, and for the trailing metadata that tells of it.
     """
 
     def CreateUser(self, request, context):
@@ -311,6 +317,9 @@ class AccountService:
     While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
     an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
     PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
+
+    UpdateUser, DisableUser, SetPassword and UpdateAccessProfile are in force when they return OK: no relying party decides
+    by what was before. See `CertificateService` for how long that takes, and for the trailing metadata that tells of it.
     """
 
     @staticmethod

@@ -21,6 +21,9 @@ class AccountServiceStub:
     While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
     an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
     PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
+
+    UpdateUser, DisableUser, SetPassword and UpdateAccessProfile are in force when they return OK: no relying party decides
+    by what was before. See `CertificateService` for how long that takes, and for the trailing metadata that tells of it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -105,6 +108,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     While `protect_administrators` is on (the default), nobody sets the password or the access profiles of a user who holds
     an administrative permission that the caller lacks, enables such a user, or hands out such a permission:
     PERMISSION_DENIED, reason ADMINISTRATOR_PROTECTED. Taking away (disabling a user, revoking) is not held up by it.
+
+    UpdateUser, DisableUser, SetPassword and UpdateAccessProfile are in force when they return OK: no relying party decides
+    by what was before. See `CertificateService` for how long that takes, and for the trailing metadata that tells of it.
     """
 
     @_abc_1.abstractmethod

@@ -3,9 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handclasp.authorization.v1 import decision_pb2 as _decision_pb2
 import builtins as _builtins
 import sys
@@ -87,3 +91,358 @@ class DecisionRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecisionRecord: _TypeAlias = DecisionRecord  # noqa: Y015
+
+@_typing.final
+class WatchAuthorizationRequest(_message.Message):
+    """What a relying party says on its watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Start(_message.Message):
+        """Who watches, and from where on."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PROCESS_ID_FIELD_NUMBER: _builtins.int
+        APPLIED_FIELD_NUMBER: _builtins.int
+        process_id: _builtins.str
+        """Of the relying party's process: 16 to 64 hexadecimal digits, made at random when it started, and the same on each
+        of its streams.
+        """
+        @_builtins.property
+        def applied(self) -> Global___Position:
+            """The last position that it applied; unset on its first stream."""
+
+        def __init__(
+            self,
+            *,
+            process_id: _builtins.str = ...,
+            applied: Global___Position | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "process_id", b"process_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Ping(_message.Message):
+        """A ping. It counts as an acknowledgement, too."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        ACKNOWLEDGED_REVISION_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """Never used before by this process."""
+        acknowledged_revision: _builtins.int
+        """As in an acknowledgement."""
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            acknowledged_revision: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_revision", b"acknowledged_revision", "number", b"number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Acknowledgement(_message.Message):
+        """Sent after all changes up to that revision are applied, never before."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REVISION_FIELD_NUMBER: _builtins.int
+        revision: _builtins.int
+        """The revision."""
+        def __init__(
+            self,
+            *,
+            revision: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_FIELD_NUMBER: _builtins.int
+    PING_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___WatchAuthorizationRequest.Start:
+        """The first message, and no later one."""
+
+    @_builtins.property
+    def ping(self) -> Global___WatchAuthorizationRequest.Ping:
+        """Renews the lease."""
+
+    @_builtins.property
+    def acknowledgement(self) -> Global___WatchAuthorizationRequest.Acknowledgement:
+        """Says that changes are applied."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___WatchAuthorizationRequest.Start | None = ...,
+        ping: Global___WatchAuthorizationRequest.Ping | None = ...,
+        acknowledgement: Global___WatchAuthorizationRequest.Acknowledgement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "message", b"message", "ping", b"ping", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "message", b"message", "ping", b"ping", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "ping", "acknowledgement"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchAuthorizationRequest: _TypeAlias = WatchAuthorizationRequest  # noqa: Y015
+
+@_typing.final
+class WatchAuthorizationResponse(_message.Message):
+    """What the certificate service says on a watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Welcome(_message.Message):
+        """How to go on."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PING_INTERVAL_FIELD_NUMBER: _builtins.int
+        LEASE_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def ping_interval(self) -> _duration_pb2.Duration:
+            """How often to ping."""
+
+        @_builtins.property
+        def lease(self) -> _duration_pb2.Duration:
+            """How long each lease will be."""
+
+        def __init__(
+            self,
+            *,
+            ping_interval: _duration_pb2.Duration | None = ...,
+            lease: _duration_pb2.Duration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "ping_interval", b"ping_interval"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "ping_interval", b"ping_interval"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Reset(_message.Message):
+        """The relying party forgets every decision, and asks anew about calls in progress."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        POSITION_FIELD_NUMBER: _builtins.int
+        HISTORY_LOST_FIELD_NUMBER: _builtins.int
+        history_lost: _builtins.bool
+        """The revisions that this service knows go less far than what the relying party has applied: a backup was restored.
+        It goes on under a new process id.
+        """
+        @_builtins.property
+        def position(self) -> Global___Position:
+            """Where it is afterwards."""
+
+        def __init__(
+            self,
+            *,
+            position: Global___Position | None = ...,
+            history_lost: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["history_lost", b"history_lost", "position", b"position"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Changes(_message.Message):
+        """Changes that follow what the stream said before, without a gap."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        POSITION_FIELD_NUMBER: _builtins.int
+        CHANGES_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def position(self) -> Global___Position:
+            """Where the relying party is once it has applied them."""
+
+        @_builtins.property
+        def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+            """The changes, joined by name; none for revisions that touch no decision."""
+
+        def __init__(
+            self,
+            *,
+            position: Global___Position | None = ...,
+            changes: _abc.Iterable[Global___Change] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "position", b"position"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Pong(_message.Message):
+        """Renews the lease, which counts from when the relying party began to send the ping; but only if it has applied
+        `revision` by the time it reads this.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        REVISION_FIELD_NUMBER: _builtins.int
+        LEASE_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """The ping's."""
+        revision: _builtins.int
+        """The revision that it was granted under."""
+        @_builtins.property
+        def lease(self) -> _duration_pb2.Duration:
+            """How long the lease is."""
+
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            revision: _builtins.int = ...,
+            lease: _duration_pb2.Duration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "number", b"number", "revision", b"revision"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WELCOME_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def welcome(self) -> Global___WatchAuthorizationResponse.Welcome:
+        """The first message."""
+
+    @_builtins.property
+    def reset(self) -> Global___WatchAuthorizationResponse.Reset:
+        """Everything that was said before is worth nothing."""
+
+    @_builtins.property
+    def changes(self) -> Global___WatchAuthorizationResponse.Changes:
+        """What changed."""
+
+    @_builtins.property
+    def pong(self) -> Global___WatchAuthorizationResponse.Pong:
+        """Answers a ping."""
+
+    def __init__(
+        self,
+        *,
+        welcome: Global___WatchAuthorizationResponse.Welcome | None = ...,
+        reset: Global___WatchAuthorizationResponse.Reset | None = ...,
+        changes: Global___WatchAuthorizationResponse.Changes | None = ...,
+        pong: Global___WatchAuthorizationResponse.Pong | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "message", b"message", "pong", b"pong", "reset", b"reset", "welcome", b"welcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "message", b"message", "pong", b"pong", "reset", b"reset", "welcome", b"welcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "reset", "changes", "pong"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___WatchAuthorizationResponse: _TypeAlias = WatchAuthorizationResponse  # noqa: Y015
+
+@_typing.final
+class Position(_message.Message):
+    """A point in the history of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Moved up by each change that a decision can depend on."""
+    mark: _builtins.int
+    """Made at random for each revision, so that two histories that part, after a backup was restored, can be told apart."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        mark: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Position: _TypeAlias = Position  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """What happened to something that decisions rest on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Effect:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Change._Effect.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        EFFECT_UNSPECIFIED: Change._Effect.ValueType  # 0
+        """Taken as ALTERED."""
+        EFFECT_GIVEN: Change._Effect.ValueType  # 1
+        """More is allowed than before. A yes stays as good as it was."""
+        EFFECT_ALTERED: Change._Effect.ValueType  # 2
+        """What is allowed is another matter now. A yes is to be asked about anew, and so are calls in progress."""
+        EFFECT_WITHDRAWN: Change._Effect.ValueType  # 3
+        """All that rests on it is over. Calls in progress are aborted."""
+        EFFECT_CREDENTIALS: Change._Effect.ValueType  # 4
+        """A password was changed. Decisions in which one was sent along are over, and calls in progress are aborted."""
+
+    class Effect(_Effect, metaclass=_EffectEnumTypeWrapper):
+        """What a change does to decisions."""
+
+    EFFECT_UNSPECIFIED: Change.Effect.ValueType  # 0
+    """Taken as ALTERED."""
+    EFFECT_GIVEN: Change.Effect.ValueType  # 1
+    """More is allowed than before. A yes stays as good as it was."""
+    EFFECT_ALTERED: Change.Effect.ValueType  # 2
+    """What is allowed is another matter now. A yes is to be asked about anew, and so are calls in progress."""
+    EFFECT_WITHDRAWN: Change.Effect.ValueType  # 3
+    """All that rests on it is over. Calls in progress are aborted."""
+    EFFECT_CREDENTIALS: Change.Effect.ValueType  # 4
+    """A password was changed. Decisions in which one was sent along are over, and calls in progress are aborted."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`certificates/{certificate}`, `users/{user}`, `accessProfiles/{profile}` or `trustAnchors/{anchor}`."""
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedScalarFieldContainer[Global___Change.Effect.ValueType]:
+        """All that happened to it in these changes, each once."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        effects: _abc.Iterable[Global___Change.Effect.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effects", b"effects", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015

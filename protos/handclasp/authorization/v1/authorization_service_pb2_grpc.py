@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthorizationServiceStub:
-    """Explains decisions.
+    """Explains decisions, and keeps those who act on them up to date.
     """
 
     def __init__(self, channel):
@@ -40,10 +40,15 @@ class AuthorizationServiceStub:
                 request_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ExplainDecisionRequest.SerializeToString,
                 response_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.DecisionRecord.FromString,
                 _registered_method=True)
+        self.WatchAuthorization = channel.stream_stream(
+                '/handclasp.authorization.v1.AuthorizationService/WatchAuthorization',
+                request_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationRequest.SerializeToString,
+                response_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorizationServiceServicer:
-    """Explains decisions.
+    """Explains decisions, and keeps those who act on them up to date.
     """
 
     def ExplainDecision(self, request, context):
@@ -57,6 +62,24 @@ class AuthorizationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchAuthorization(self, request_iterator, context):
+        """Keeps a relying party up to date, so that it may act on decisions that it was told before. It holds this stream open,
+        renews its lease by pings, applies each change and then acknowledges it. Calls that take something away return when
+        each relying party has acknowledged, or its lease has run out. `docs/revocation.md` has the rules that both sides
+        keep.
+
+        The first message is a `start`. The first answer is a `welcome`, then a `reset` unless the stream resumes where the
+        relying party left off; changes and pongs follow. The stream ends when the relying party's own right does.
+
+        Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only. They learn the names of what
+        changes, also of what they may not ask about.
+        Errors: INVALID_ARGUMENT (WATCH_NOT_STARTED, ...); PERMISSION_DENIED; UNAUTHENTICATED (CERTIFICATE_NOT_ACCEPTED, also
+        later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorizationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +87,11 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.ExplainDecision,
                     request_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ExplainDecisionRequest.FromString,
                     response_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.DecisionRecord.SerializeToString,
+            ),
+            'WatchAuthorization': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchAuthorization,
+                    request_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationRequest.FromString,
+                    response_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -74,7 +102,7 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthorizationService:
-    """Explains decisions.
+    """Explains decisions, and keeps those who act on them up to date.
     """
 
     @staticmethod
@@ -94,6 +122,33 @@ class AuthorizationService:
             '/handclasp.authorization.v1.AuthorizationService/ExplainDecision',
             handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ExplainDecisionRequest.SerializeToString,
             handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.DecisionRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAuthorization(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/handclasp.authorization.v1.AuthorizationService/WatchAuthorization',
+            handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationRequest.SerializeToString,
+            handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationResponse.FromString,
             options,
             channel_credentials,
             insecure,

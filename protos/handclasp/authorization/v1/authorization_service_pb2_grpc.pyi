@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthorizationServiceStub:
-    """Explains decisions."""
+    """Explains decisions, and keeps those who act on them up to date."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExplainDecision: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.ExplainDecisionRequest, _authorization_service_pb2.DecisionRecord]
@@ -23,9 +23,23 @@ class AuthorizationServiceStub:
     Who may call: holders of VIEW_AUDIT_LOG on `decisions/{decision}`.
     Errors: NOT_FOUND (DECISION_NOT_FOUND); PERMISSION_DENIED.
     """
+    WatchAuthorization: _aio.StreamStreamMultiCallable[_authorization_service_pb2.WatchAuthorizationRequest, _authorization_service_pb2.WatchAuthorizationResponse]
+    """Keeps a relying party up to date, so that it may act on decisions that it was told before. It holds this stream open,
+    renews its lease by pings, applies each change and then acknowledges it. Calls that take something away return when
+    each relying party has acknowledged, or its lease has run out. `docs/revocation.md` has the rules that both sides
+    keep.
+
+    The first message is a `start`. The first answer is a `welcome`, then a `reset` unless the stream resumes where the
+    relying party left off; changes and pongs follow. The stream ends when the relying party's own right does.
+
+    Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only. They learn the names of what
+    changes, also of what they may not ask about.
+    Errors: INVALID_ARGUMENT (WATCH_NOT_STARTED, ...); PERMISSION_DENIED; UNAUTHENTICATED (CERTIFICATE_NOT_ACCEPTED, also
+    later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING).
+    """
 
 class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Explains decisions."""
+    """Explains decisions, and keeps those who act on them up to date."""
 
     @_abc_1.abstractmethod
     def ExplainDecision(
@@ -38,6 +52,26 @@ class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who may call: holders of VIEW_AUDIT_LOG on `decisions/{decision}`.
         Errors: NOT_FOUND (DECISION_NOT_FOUND); PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchAuthorization(
+        self,
+        request_iterator: _abc.AsyncIterator[_authorization_service_pb2.WatchAuthorizationRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_authorization_service_pb2.WatchAuthorizationRequest], _abc.AsyncIterator[_authorization_service_pb2.WatchAuthorizationResponse]],
+    ) -> _abc.AsyncIterator[_authorization_service_pb2.WatchAuthorizationResponse]:
+        """Keeps a relying party up to date, so that it may act on decisions that it was told before. It holds this stream open,
+        renews its lease by pings, applies each change and then acknowledges it. Calls that take something away return when
+        each relying party has acknowledged, or its lease has run out. `docs/revocation.md` has the rules that both sides
+        keep.
+
+        The first message is a `start`. The first answer is a `welcome`, then a `reset` unless the stream resumes where the
+        relying party left off; changes and pongs follow. The stream ends when the relying party's own right does.
+
+        Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only. They learn the names of what
+        changes, also of what they may not ask about.
+        Errors: INVALID_ARGUMENT (WATCH_NOT_STARTED, ...); PERMISSION_DENIED; UNAUTHENTICATED (CERTIFICATE_NOT_ACCEPTED, also
+        later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING).
         """
 
 def add_AuthorizationServiceServicer_to_server(servicer: AuthorizationServiceServicer, server: _aio.Server) -> None: ...

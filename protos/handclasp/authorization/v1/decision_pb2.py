@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handclasp.authorization.v1 import permission_pb2 as handclasp_dot_authorization_dot_v1_dot_permission__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)handclasp/authorization/v1/decision.proto\x12\x1ahandclasp.authorization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+handclasp/authorization/v1/permission.proto\"\xf6\x02\n\x08\x44\x65\x63ision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12:\n\x06reason\x18\x03 \x01(\x0e\x32*.handclasp.authorization.v1.DecisionReason\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x06 \x01(\t\x12:\n\npermission\x18\x07 \x01(\x0e\x32&.handclasp.authorization.v1.Permission\x12\x10\n\x08resource\x18\x08 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretry_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10\x42\x61sicCredentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01*\xeb\x03\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45\x43ISION_REASON_ALLOWED\x10\x01\x12\'\n#DECISION_REASON_UNKNOWN_CERTIFICATE\x10\x02\x12\x1b\n\x17\x44\x45\x43ISION_REASON_REVOKED\x10\x03\x12\x1b\n\x17\x44\x45\x43ISION_REASON_EXPIRED\x10\x04\x12!\n\x1d\x44\x45\x43ISION_REASON_NOT_YET_VALID\x10\x05\x12!\n\x1d\x44\x45\x43ISION_REASON_USER_DISABLED\x10\x06\x12\"\n\x1e\x44\x45\x43ISION_REASON_ANCHOR_REMOVED\x10\x07\x12\'\n#DECISION_REASON_CREDENTIALS_INVALID\x10\x08\x12(\n$DECISION_REASON_CREDENTIALS_MISMATCH\x10\t\x12)\n%DECISION_REASON_CREDENTIALS_THROTTLED\x10\n\x12&\n\"DECISION_REASON_PERMISSION_MISSING\x10\x0b\x12(\n$DECISION_REASON_RESOURCE_NOT_GRANTED\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)handclasp/authorization/v1/decision.proto\x12\x1ahandclasp.authorization.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+handclasp/authorization/v1/permission.proto\"\x9a\x03\n\x08\x44\x65\x63ision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12:\n\x06reason\x18\x03 \x01(\x0e\x32*.handclasp.authorization.v1.DecisionReason\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x06 \x01(\t\x12:\n\npermission\x18\x07 \x01(\x0e\x32&.handclasp.authorization.v1.Permission\x12\x10\n\x08resource\x18\x08 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretry_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x10\n\x08rests_on\x18\r \x03(\t\";\n\x10\x42\x61sicCredentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x15\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01*\x88\x04\n\x0e\x44\x65\x63isionReason\x12\x1f\n\x1b\x44\x45\x43ISION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45\x43ISION_REASON_ALLOWED\x10\x01\x12\'\n#DECISION_REASON_UNKNOWN_CERTIFICATE\x10\x02\x12\x1b\n\x17\x44\x45\x43ISION_REASON_REVOKED\x10\x03\x12\x1b\n\x17\x44\x45\x43ISION_REASON_EXPIRED\x10\x04\x12!\n\x1d\x44\x45\x43ISION_REASON_NOT_YET_VALID\x10\x05\x12!\n\x1d\x44\x45\x43ISION_REASON_USER_DISABLED\x10\x06\x12\"\n\x1e\x44\x45\x43ISION_REASON_ANCHOR_REMOVED\x10\x07\x12\'\n#DECISION_REASON_CREDENTIALS_INVALID\x10\x08\x12(\n$DECISION_REASON_CREDENTIALS_MISMATCH\x10\t\x12)\n%DECISION_REASON_CREDENTIALS_THROTTLED\x10\n\x12&\n\"DECISION_REASON_PERMISSION_MISSING\x10\x0b\x12(\n$DECISION_REASON_RESOURCE_NOT_GRANTED\x10\x0c\x12\x1b\n\x17\x44\x45\x43ISION_REASON_ON_HOLD\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BASICCREDENTIALS'].fields_by_name['password']._loaded_options = None
   _globals['_BASICCREDENTIALS'].fields_by_name['password']._serialized_options = b'\200\001\001'
-  _globals['_DECISIONREASON']._serialized_start=590
-  _globals['_DECISIONREASON']._serialized_end=1081
+  _globals['_DECISIONREASON']._serialized_start=626
+  _globals['_DECISIONREASON']._serialized_end=1146
   _globals['_DECISION']._serialized_start=152
-  _globals['_DECISION']._serialized_end=526
-  _globals['_BASICCREDENTIALS']._serialized_start=528
-  _globals['_BASICCREDENTIALS']._serialized_end=587
+  _globals['_DECISION']._serialized_end=562
+  _globals['_BASICCREDENTIALS']._serialized_start=564
+  _globals['_BASICCREDENTIALS']._serialized_end=623
 # @@protoc_insertion_point(module_scope)

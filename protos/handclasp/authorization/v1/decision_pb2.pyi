@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handclasp.authorization.v1 import permission_pb2 as _permission_pb2
 import builtins as _builtins
@@ -51,6 +53,8 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     """No grant of the user's carries the permission."""
     DECISION_REASON_RESOURCE_NOT_GRANTED: _DecisionReason.ValueType  # 12
     """The user has the permission, but no grant of it reaches this resource."""
+    DECISION_REASON_ON_HOLD: _DecisionReason.ValueType  # 13
+    """The certificate is on hold (certificateHold, RFC 5280, section 5.3.1): refused until it is reinstated."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why a decision came out as it did."""
@@ -81,6 +85,8 @@ DECISION_REASON_PERMISSION_MISSING: DecisionReason.ValueType  # 11
 """No grant of the user's carries the permission."""
 DECISION_REASON_RESOURCE_NOT_GRANTED: DecisionReason.ValueType  # 12
 """The user has the permission, but no grant of it reaches this resource."""
+DECISION_REASON_ON_HOLD: DecisionReason.ValueType  # 13
+"""The certificate is on hold (certificateHold, RFC 5280, section 5.3.1): refused until it is reinstated."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
@@ -100,6 +106,8 @@ class Decision(_message.Message):
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RESTS_ON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`decisions/{decision}`. Denials can be explained by this name later; permissions are not kept."""
     allowed: _builtins.bool
@@ -116,6 +124,8 @@ class Decision(_message.Message):
     """The permission that was asked about."""
     resource: _builtins.str
     """The resource that was asked about."""
+    revision: _builtins.int
+    """The revision that it was made at: it takes into account every change up to this one, and perhaps later ones."""
     @_builtins.property
     def decide_time(self) -> _timestamp_pb2.Timestamp:
         """When it was decided."""
@@ -127,6 +137,13 @@ class Decision(_message.Message):
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
         """How long to wait before the next attempt; set only if `reason` is CREDENTIALS_THROTTLED."""
+
+    @_builtins.property
+    def rests_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a yes rests on: the names of the certificate, its user, the access profile whose grant decided, and the trust
+        anchor if there is one. A change of any of them (see WatchAuthorization) with a revision above this decision's ends
+        it; a change of anything else does not touch it. Empty on a no.
+        """
 
     def __init__(
         self,
@@ -142,10 +159,12 @@ class Decision(_message.Message):
         decide_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         retry_time: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+        rests_on: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "expire_time", b"expire_time", "retry_time", b"retry_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "certificate", b"certificate", "decide_time", b"decide_time", "expire_time", b"expire_time", "name", b"name", "permission", b"permission", "reason", b"reason", "resource", b"resource", "retry_time", b"retry_time", "rule", b"rule", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "certificate", b"certificate", "decide_time", b"decide_time", "expire_time", b"expire_time", "name", b"name", "permission", b"permission", "reason", b"reason", "resource", b"resource", "rests_on", b"rests_on", "retry_time", b"retry_time", "revision", b"revision", "rule", b"rule", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

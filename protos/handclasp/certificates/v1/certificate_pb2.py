@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+handclasp/certificates/v1/certificate.proto\x12\x19handclasp.certificates.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x07\n\x0b\x43\x65rtificate\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\x04user\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x43\n\x06origin\x18\x03 \x01(\x0e\x32-.handclasp.certificates.v1.Certificate.OriginB\x04\xe2\x41\x01\x03\x12\x41\n\x05state\x18\x04 \x01(\x0e\x32,.handclasp.certificates.v1.Certificate.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06serial\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x66ingerprint\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07subject\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06issuer\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rkey_algorithm\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nnot_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tnot_after\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x0b\x64\x65scription\x18\x0c \x01(\t\x12\x42\n\x06labels\x18\r \x03(\x0b\x32\x32.handclasp.certificates.v1.Certificate.LabelsEntry\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x63reated_with\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x12?\n\nrevocation\x18\x12 \x01(\x0b\x32%.handclasp.certificates.v1.RevocationB\x04\xe2\x41\x01\x03\x12\x11\n\x03pem\x18\x13 \x01(\tB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x14\n\x10ORIGIN_GENERATED\x10\x01\x12\x11\n\rORIGIN_SIGNED\x10\x02\x12\x13\n\x0fORIGIN_UPLOADED\x10\x03\"o\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_REVOKED\x10\x02\x12\x11\n\rSTATE_EXPIRED\x10\x03\x12\x17\n\x13STATE_NOT_YET_VALID\x10\x04\"\x8e\x01\n\nRevocation\x12/\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.handclasp.certificates.v1.RevocationReason\x12\x12\n\nrevoked_by\x18\x03 \x01(\t\"\xb8\x02\n\x0bTrustAnchor\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x15\n\x07subject\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x66ingerprint\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03pem\x18\t \x01(\tB\x04\xe2\x41\x01\x03*\xed\x02\n\x10RevocationReason\x12!\n\x1dREVOCATION_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREVOCATION_REASON_NONE_GIVEN\x10\x01\x12$\n REVOCATION_REASON_KEY_COMPROMISE\x10\x02\x12#\n\x1fREVOCATION_REASON_CA_COMPROMISE\x10\x03\x12)\n%REVOCATION_REASON_AFFILIATION_CHANGED\x10\x04\x12 \n\x1cREVOCATION_REASON_SUPERSEDED\x10\x05\x12,\n(REVOCATION_REASON_CESSATION_OF_OPERATION\x10\x06\x12)\n%REVOCATION_REASON_PRIVILEGE_WITHDRAWN\x10\x07\x12#\n\x1fREVOCATION_REASON_AA_COMPROMISE\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+handclasp/certificates/v1/certificate.proto\x12\x19handclasp.certificates.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x08\n\x0b\x43\x65rtificate\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\x04user\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x43\n\x06origin\x18\x03 \x01(\x0e\x32-.handclasp.certificates.v1.Certificate.OriginB\x04\xe2\x41\x01\x03\x12\x41\n\x05state\x18\x04 \x01(\x0e\x32,.handclasp.certificates.v1.Certificate.StateB\x04\xe2\x41\x01\x03\x12\x14\n\x06serial\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x66ingerprint\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x15\n\x07subject\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x14\n\x06issuer\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rkey_algorithm\x18\t \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nnot_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tnot_after\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x0b\x64\x65scription\x18\x0c \x01(\t\x12\x42\n\x06labels\x18\r \x03(\x0b\x32\x32.handclasp.certificates.v1.Certificate.LabelsEntry\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x10 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x63reated_with\x18\x11 \x01(\tB\x04\xe2\x41\x01\x03\x12?\n\nrevocation\x18\x12 \x01(\x0b\x32%.handclasp.certificates.v1.RevocationB\x04\xe2\x41\x01\x03\x12\x11\n\x03pem\x18\x13 \x01(\tB\x04\xe2\x41\x01\x03\x12\x33\n\x04hold\x18\x14 \x01(\x0b\x32\x1f.handclasp.certificates.v1.HoldB\x04\xe2\x41\x01\x03\x12\x1a\n\x0crenewed_from\x18\x15 \x01(\tB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"^\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x14\n\x10ORIGIN_GENERATED\x10\x01\x12\x11\n\rORIGIN_SIGNED\x10\x02\x12\x13\n\x0fORIGIN_UPLOADED\x10\x03\"\x82\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_REVOKED\x10\x02\x12\x11\n\rSTATE_EXPIRED\x10\x03\x12\x17\n\x13STATE_NOT_YET_VALID\x10\x04\x12\x11\n\rSTATE_ON_HOLD\x10\x05\"F\n\x04Hold\x12-\n\thold_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07held_by\x18\x02 \x01(\t\"\x8e\x01\n\nRevocation\x12/\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.handclasp.certificates.v1.RevocationReason\x12\x12\n\nrevoked_by\x18\x03 \x01(\t\"\xb8\x02\n\x0bTrustAnchor\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x15\n\x07subject\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x66ingerprint\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03pem\x18\t \x01(\tB\x04\xe2\x41\x01\x03*\xed\x02\n\x10RevocationReason\x12!\n\x1dREVOCATION_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREVOCATION_REASON_NONE_GIVEN\x10\x01\x12$\n REVOCATION_REASON_KEY_COMPROMISE\x10\x02\x12#\n\x1fREVOCATION_REASON_CA_COMPROMISE\x10\x03\x12)\n%REVOCATION_REASON_AFFILIATION_CHANGED\x10\x04\x12 \n\x1cREVOCATION_REASON_SUPERSEDED\x10\x05\x12,\n(REVOCATION_REASON_CESSATION_OF_OPERATION\x10\x06\x12)\n%REVOCATION_REASON_PRIVILEGE_WITHDRAWN\x10\x07\x12#\n\x1fREVOCATION_REASON_AA_COMPROMISE\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,6 +69,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CERTIFICATE'].fields_by_name['revocation']._serialized_options = b'\342A\001\003'
   _globals['_CERTIFICATE'].fields_by_name['pem']._loaded_options = None
   _globals['_CERTIFICATE'].fields_by_name['pem']._serialized_options = b'\342A\001\003'
+  _globals['_CERTIFICATE'].fields_by_name['hold']._loaded_options = None
+  _globals['_CERTIFICATE'].fields_by_name['hold']._serialized_options = b'\342A\001\003'
+  _globals['_CERTIFICATE'].fields_by_name['renewed_from']._loaded_options = None
+  _globals['_CERTIFICATE'].fields_by_name['renewed_from']._serialized_options = b'\342A\001\003'
   _globals['_TRUSTANCHOR'].fields_by_name['name']._loaded_options = None
   _globals['_TRUSTANCHOR'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_TRUSTANCHOR'].fields_by_name['subject']._loaded_options = None
@@ -85,18 +89,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRUSTANCHOR'].fields_by_name['created_by']._serialized_options = b'\342A\001\003'
   _globals['_TRUSTANCHOR'].fields_by_name['pem']._loaded_options = None
   _globals['_TRUSTANCHOR'].fields_by_name['pem']._serialized_options = b'\342A\001\003'
-  _globals['_REVOCATIONREASON']._serialized_start=1616
-  _globals['_REVOCATIONREASON']._serialized_end=1981
+  _globals['_REVOCATIONREASON']._serialized_start=1789
+  _globals['_REVOCATIONREASON']._serialized_end=2154
   _globals['_CERTIFICATE']._serialized_start=141
-  _globals['_CERTIFICATE']._serialized_end=1153
-  _globals['_CERTIFICATE_LABELSENTRY']._serialized_start=899
-  _globals['_CERTIFICATE_LABELSENTRY']._serialized_end=944
-  _globals['_CERTIFICATE_ORIGIN']._serialized_start=946
-  _globals['_CERTIFICATE_ORIGIN']._serialized_end=1040
-  _globals['_CERTIFICATE_STATE']._serialized_start=1042
-  _globals['_CERTIFICATE_STATE']._serialized_end=1153
-  _globals['_REVOCATION']._serialized_start=1156
-  _globals['_REVOCATION']._serialized_end=1298
-  _globals['_TRUSTANCHOR']._serialized_start=1301
-  _globals['_TRUSTANCHOR']._serialized_end=1613
+  _globals['_CERTIFICATE']._serialized_end=1254
+  _globals['_CERTIFICATE_LABELSENTRY']._serialized_start=980
+  _globals['_CERTIFICATE_LABELSENTRY']._serialized_end=1025
+  _globals['_CERTIFICATE_ORIGIN']._serialized_start=1027
+  _globals['_CERTIFICATE_ORIGIN']._serialized_end=1121
+  _globals['_CERTIFICATE_STATE']._serialized_start=1124
+  _globals['_CERTIFICATE_STATE']._serialized_end=1254
+  _globals['_HOLD']._serialized_start=1256
+  _globals['_HOLD']._serialized_end=1326
+  _globals['_REVOCATION']._serialized_start=1329
+  _globals['_REVOCATION']._serialized_end=1471
+  _globals['_TRUSTANCHOR']._serialized_start=1474
+  _globals['_TRUSTANCHOR']._serialized_end=1786
 # @@protoc_insertion_point(module_scope)

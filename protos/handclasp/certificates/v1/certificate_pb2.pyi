@@ -117,6 +117,8 @@ class Certificate(_message.Message):
         """Not revoked, and past its validity."""
         STATE_NOT_YET_VALID: Certificate._State.ValueType  # 4
         """Not revoked, and before its validity."""
+        STATE_ON_HOLD: Certificate._State.ValueType  # 5
+        """On hold: refused until it is reinstated, or revoked for good."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What the certificate is good for at the moment of reading."""
@@ -131,6 +133,8 @@ class Certificate(_message.Message):
     """Not revoked, and past its validity."""
     STATE_NOT_YET_VALID: Certificate.State.ValueType  # 4
     """Not revoked, and before its validity."""
+    STATE_ON_HOLD: Certificate.State.ValueType  # 5
+    """On hold: refused until it is reinstated, or revoked for good."""
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -171,6 +175,8 @@ class Certificate(_message.Message):
     CREATED_WITH_FIELD_NUMBER: _builtins.int
     REVOCATION_FIELD_NUMBER: _builtins.int
     PEM_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    RENEWED_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`certificates/{certificate}`. The id is made by the service."""
     user: _builtins.str
@@ -197,6 +203,8 @@ class Certificate(_message.Message):
     """`certificates/{certificate}` that they called with; empty if they logged in by password."""
     pem: _builtins.str
     """The leaf and then its intermediates, without the root, as PEM. Not in lists, unless asked for."""
+    renewed_from: _builtins.str
+    """`certificates/{certificate}` that this one was renewed from; empty if it was not."""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp:
         """When the validity begins."""
@@ -221,6 +229,10 @@ class Certificate(_message.Message):
     def revocation(self) -> Global___Revocation:
         """Only if revoked: when, why and by whom."""
 
+    @_builtins.property
+    def hold(self) -> Global___Hold:
+        """Only while on hold, or if it was on hold when it was revoked: since when, and by whom."""
+
     def __init__(
         self,
         *,
@@ -243,14 +255,44 @@ class Certificate(_message.Message):
         created_with: _builtins.str = ...,
         revocation: Global___Revocation | None = ...,
         pem: _builtins.str = ...,
+        hold: Global___Hold | None = ...,
+        renewed_from: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "not_after", b"not_after", "not_before", b"not_before", "revocation", b"revocation", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "hold", b"hold", "not_after", b"not_after", "not_before", b"not_before", "revocation", b"revocation", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "created_with", b"created_with", "description", b"description", "fingerprint", b"fingerprint", "issuer", b"issuer", "key_algorithm", b"key_algorithm", "labels", b"labels", "name", b"name", "not_after", b"not_after", "not_before", b"not_before", "origin", b"origin", "pem", b"pem", "revocation", b"revocation", "serial", b"serial", "state", b"state", "subject", b"subject", "update_time", b"update_time", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "created_with", b"created_with", "description", b"description", "fingerprint", b"fingerprint", "hold", b"hold", "issuer", b"issuer", "key_algorithm", b"key_algorithm", "labels", b"labels", "name", b"name", "not_after", b"not_after", "not_before", b"not_before", "origin", b"origin", "pem", b"pem", "renewed_from", b"renewed_from", "revocation", b"revocation", "serial", b"serial", "state", b"state", "subject", b"subject", "update_time", b"update_time", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """A hold on record (certificateHold, RFC 5280, section 5.3.1)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_TIME_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
+    held_by: _builtins.str
+    """`users/{user}` that did it."""
+    @_builtins.property
+    def hold_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was put on hold."""
+
+    def __init__(
+        self,
+        *,
+        hold_time: _timestamp_pb2.Timestamp | None = ...,
+        held_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold_time", b"hold_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_by", b"held_by", "hold_time", b"hold_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
 
 @_typing.final
 class Revocation(_message.Message):

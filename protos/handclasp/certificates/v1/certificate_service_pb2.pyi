@@ -521,6 +521,94 @@ class RevokeUserCertificatesRequest(_message.Message):
 Global___RevokeUserCertificatesRequest: _TypeAlias = RevokeUserCertificatesRequest  # noqa: Y015
 
 @_typing.final
+class HoldCertificateRequest(_message.Message):
+    """What to put on hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`certificates/{certificate}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldCertificateRequest: _TypeAlias = HoldCertificateRequest  # noqa: Y015
+
+@_typing.final
+class ReinstateCertificateRequest(_message.Message):
+    """What to reinstate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`certificates/{certificate}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstateCertificateRequest: _TypeAlias = ReinstateCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RenewCertificateRequest(_message.Message):
+    """What to renew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CSR_PEM_FIELD_NUMBER: _builtins.int
+    CSR_DER_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`certificates/{certificate}` that the caller presents."""
+    csr_pem: _builtins.str
+    """A PKCS #10 certificate signing request (RFC 2986) as PEM. At most 64 KiB."""
+    csr_der: _builtins.bytes
+    """The same as DER."""
+    request_id: _builtins.str
+    """Makes a retry return the same certificate. See IssueCertificateRequest.request_id."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the new one is to be valid, from now. If unset, as long as the renewed one was, or the configured maximum if
+        that is shorter; longer than the maximum is refused, and so is less than a minute.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        csr_pem: _builtins.str = ...,
+        csr_der: _builtins.bytes = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source", "lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source", "lifetime", b"lifetime", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key_source: _TypeAlias = _typing.Literal["csr_pem", "csr_der"]  # noqa: Y015
+    _WhichOneofArgType_key_source: _TypeAlias = _typing.Literal["key_source", b"key_source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key_source) -> _WhichOneofReturnType_key_source | None: ...
+
+Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
+
+@_typing.final
 class RevokeUserCertificatesResponse(_message.Message):
     """How much was revoked."""
 
@@ -553,6 +641,7 @@ class CheckPermissionRequest(_message.Message):
     PERMISSION_FIELD_NUMBER: _builtins.int
     RESOURCE_FIELD_NUMBER: _builtins.int
     PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     peer_certificate: _builtins.bytes
     """The leaf that the peer presented, as DER. Only that one: what a peer sends after the leaf proves nothing."""
     permission: _permission_pb2.Permission.ValueType
@@ -561,6 +650,8 @@ class CheckPermissionRequest(_message.Message):
     """What to: a resource name such as `integrations/orders.summarize`. At most 256 characters."""
     peer_address: _builtins.str
     """The address that the peer called from, without port; wrong passwords slow down that address only."""
+    min_revision: _builtins.int
+    """The answer must take into account every change up to this revision; UNAVAILABLE (REVISION_NOT_REACHED) otherwise."""
     @_builtins.property
     def basic_credentials(self) -> _decision_pb2.BasicCredentials:
         """The Basic credentials that the peer sent along, if any. They must name the certificate's user."""
@@ -573,10 +664,11 @@ class CheckPermissionRequest(_message.Message):
         permission: _permission_pb2.Permission.ValueType = ...,
         resource: _builtins.str = ...,
         peer_address: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basic_credentials", b"basic_credentials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basic_credentials", b"basic_credentials", "peer_address", b"peer_address", "peer_certificate", b"peer_certificate", "permission", b"permission", "resource", b"resource"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basic_credentials", b"basic_credentials", "min_revision", b"min_revision", "peer_address", b"peer_address", "peer_certificate", b"peer_certificate", "permission", b"permission", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,12 +685,15 @@ class BatchCheckPermissionsRequest(_message.Message):
     PERMISSION_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     peer_certificate: _builtins.bytes
     """The leaf that the peer presented, as DER."""
     permission: _permission_pb2.Permission.ValueType
     """What the peer wants to do."""
     peer_address: _builtins.str
     """The address that the peer called from, without port."""
+    min_revision: _builtins.int
+    """As in CheckPermissionRequest."""
     @_builtins.property
     def basic_credentials(self) -> _decision_pb2.BasicCredentials:
         """The Basic credentials that the peer sent along, if any. They must name the certificate's user."""
@@ -615,10 +710,11 @@ class BatchCheckPermissionsRequest(_message.Message):
         permission: _permission_pb2.Permission.ValueType = ...,
         resources: _abc.Iterable[_builtins.str] | None = ...,
         peer_address: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basic_credentials", b"basic_credentials"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basic_credentials", b"basic_credentials", "peer_address", b"peer_address", "peer_certificate", b"peer_certificate", "permission", b"permission", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basic_credentials", b"basic_credentials", "min_revision", b"min_revision", "peer_address", b"peer_address", "peer_certificate", b"peer_certificate", "permission", b"permission", "resources", b"resources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,12 @@ class CertificateServiceStub:
 
     "The owner's manager" below means: a holder of USER_MANAGEMENT on `users/{user}` of the user whose certificate it is,
     or that user, if holding MANAGE_PERSONAL_SETUP. What a caller may not see is NOT_FOUND, as if it did not exist.
+
+    What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
+    relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
+    one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
+    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
+    undoes nothing; the same call again waits again. "In force on return" below means this.
     """
 
     def __init__(self, channel):
@@ -76,6 +82,21 @@ class CertificateServiceStub:
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeUserCertificatesRequest.SerializeToString,
                 response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeUserCertificatesResponse.FromString,
                 _registered_method=True)
+        self.HoldCertificate = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/HoldCertificate',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.HoldCertificateRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+                _registered_method=True)
+        self.ReinstateCertificate = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/ReinstateCertificate',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ReinstateCertificateRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+                _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/RenewCertificate',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+                _registered_method=True)
         self.CheckPermission = channel.unary_unary(
                 '/handclasp.certificates.v1.CertificateService/CheckPermission',
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPermissionRequest.SerializeToString,
@@ -113,6 +134,12 @@ class CertificateServiceServicer:
 
     "The owner's manager" below means: a holder of USER_MANAGEMENT on `users/{user}` of the user whose certificate it is,
     or that user, if holding MANAGE_PERSONAL_SETUP. What a caller may not see is NOT_FOUND, as if it did not exist.
+
+    What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
+    relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
+    one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
+    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
+    undoes nothing; the same call again waits again. "In force on return" below means this.
     """
 
     def IssueCertificate(self, request, context):
@@ -177,7 +204,7 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeCertificate(self, request, context):
-        """Revokes a certificate for good. Revoking a revoked one changes nothing and returns it as it is.
+        """Revokes a certificate for good. Revoking a revoked one changes nothing and returns it as it is. In force on return.
 
         Who may call: the owner's manager.
         Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND).
@@ -187,10 +214,48 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeUserCertificates(self, request, context):
-        """Revokes all certificates of a user.
+        """Revokes all certificates of a user. In force on return.
 
         Who may call: the owner's manager.
         Errors: NOT_FOUND (USER_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HoldCertificate(self, request, context):
+        """Puts a certificate on hold: it is refused until it is reinstated. Holding one that is on hold changes nothing. In force
+        on return.
+
+        Who may call: the owner's manager.
+        Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_REVOKED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReinstateCertificate(self, request, context):
+        """Ends a hold. Reinstating one that is not on hold changes nothing. In force on return.
+
+        Who may call: the owner's manager; while `protect_administrators` is on, not for a user who holds an administrative
+        permission that the caller lacks. A certificate on hold cannot reinstate itself: it is not accepted as a caller.
+        Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_REVOKED); PERMISSION_DENIED
+        (ADMINISTRATOR_PROTECTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewCertificate(self, request, context):
+        """Issues the successor of the certificate that the caller presents: the same user, server names, description and
+        labels, for the key in a certificate signing request. The one that is renewed stays as it is.
+
+        Who may call: the holder, over mTLS with that very certificate; no permission is needed. One that is revoked, on hold
+        or expired is not accepted as a caller at all.
+        Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED); NOT_FOUND
+        (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
+        CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
+        (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,7 +307,7 @@ class CertificateServiceServicer:
 
     def RemoveTrustAnchor(self, request, context):
         """Removes a trust anchor. Certificates under it stay on file and are refused; they work again if the same CA
-        certificate is added again.
+        certificate is added again. In force on return.
 
         Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/{anchor}`.
         Errors: NOT_FOUND (TRUST_ANCHOR_NOT_FOUND); PERMISSION_DENIED.
@@ -300,6 +365,21 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeUserCertificatesRequest.FromString,
                     response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeUserCertificatesResponse.SerializeToString,
             ),
+            'HoldCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldCertificate,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.HoldCertificateRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'ReinstateCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReinstateCertificate,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ReinstateCertificateRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
             'CheckPermission': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPermission,
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPermissionRequest.FromString,
@@ -343,6 +423,12 @@ class CertificateService:
 
     "The owner's manager" below means: a holder of USER_MANAGEMENT on `users/{user}` of the user whose certificate it is,
     or that user, if holding MANAGE_PERSONAL_SETUP. What a caller may not see is NOT_FOUND, as if it did not exist.
+
+    What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
+    relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
+    one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
+    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
+    undoes nothing; the same call again waits again. "In force on return" below means this.
     """
 
     @staticmethod
@@ -524,6 +610,87 @@ class CertificateService:
             '/handclasp.certificates.v1.CertificateService/RevokeUserCertificates',
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeUserCertificatesRequest.SerializeToString,
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeUserCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/HoldCertificate',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.HoldCertificateRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReinstateCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/ReinstateCertificate',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ReinstateCertificateRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/RenewCertificate',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RenewCertificateRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
             options,
             channel_credentials,
             insecure,

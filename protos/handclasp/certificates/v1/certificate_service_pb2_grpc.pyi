@@ -20,6 +20,12 @@ class CertificateServiceStub:
 
     "The owner's manager" below means: a holder of USER_MANAGEMENT on `users/{user}` of the user whose certificate it is,
     or that user, if holding MANAGE_PERSONAL_SETUP. What a caller may not see is NOT_FOUND, as if it did not exist.
+
+    What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
+    relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
+    one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
+    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
+    undoes nothing; the same call again waits again. "In force on return" below means this.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,16 +71,42 @@ class CertificateServiceStub:
     Errors: INVALID_ARGUMENT; NOT_FOUND (CERTIFICATE_NOT_FOUND).
     """
     RevokeCertificate: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RevokeCertificateRequest, _certificate_pb2.Certificate]
-    """Revokes a certificate for good. Revoking a revoked one changes nothing and returns it as it is.
+    """Revokes a certificate for good. Revoking a revoked one changes nothing and returns it as it is. In force on return.
 
     Who may call: the owner's manager.
     Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND).
     """
     RevokeUserCertificates: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RevokeUserCertificatesRequest, _certificate_service_pb2.RevokeUserCertificatesResponse]
-    """Revokes all certificates of a user.
+    """Revokes all certificates of a user. In force on return.
 
     Who may call: the owner's manager.
     Errors: NOT_FOUND (USER_NOT_FOUND).
+    """
+    HoldCertificate: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.HoldCertificateRequest, _certificate_pb2.Certificate]
+    """Puts a certificate on hold: it is refused until it is reinstated. Holding one that is on hold changes nothing. In force
+    on return.
+
+    Who may call: the owner's manager.
+    Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_REVOKED).
+    """
+    ReinstateCertificate: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.ReinstateCertificateRequest, _certificate_pb2.Certificate]
+    """Ends a hold. Reinstating one that is not on hold changes nothing. In force on return.
+
+    Who may call: the owner's manager; while `protect_administrators` is on, not for a user who holds an administrative
+    permission that the caller lacks. A certificate on hold cannot reinstate itself: it is not accepted as a caller.
+    Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_REVOKED); PERMISSION_DENIED
+    (ADMINISTRATOR_PROTECTED).
+    """
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RenewCertificateRequest, _certificate_pb2.Certificate]
+    """Issues the successor of the certificate that the caller presents: the same user, server names, description and
+    labels, for the key in a certificate signing request. The one that is renewed stays as it is.
+
+    Who may call: the holder, over mTLS with that very certificate; no permission is needed. One that is revoked, on hold
+    or expired is not accepted as a caller at all.
+    Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED); NOT_FOUND
+    (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
+    CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
+    (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
     """
     CheckPermission: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.CheckPermissionRequest, _decision_pb2.Decision]
     """Decides whether the peer that presented a certificate may do something to a resource. That the answer is no is not an
@@ -106,7 +138,7 @@ class CertificateServiceStub:
     """
     RemoveTrustAnchor: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RemoveTrustAnchorRequest, _empty_pb2.Empty]
     """Removes a trust anchor. Certificates under it stay on file and are refused; they work again if the same CA
-    certificate is added again.
+    certificate is added again. In force on return.
 
     Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/{anchor}`.
     Errors: NOT_FOUND (TRUST_ANCHOR_NOT_FOUND); PERMISSION_DENIED.
@@ -124,6 +156,12 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
 
     "The owner's manager" below means: a holder of USER_MANAGEMENT on `users/{user}` of the user whose certificate it is,
     or that user, if holding MANAGE_PERSONAL_SETUP. What a caller may not see is NOT_FOUND, as if it did not exist.
+
+    What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
+    relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
+    one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
+    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
+    undoes nothing; the same call again waits again. "In force on return" below means this.
     """
 
     @_abc_1.abstractmethod
@@ -203,7 +241,7 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _certificate_service_pb2.RevokeCertificateRequest,
         context: _aio.ServicerContext[_certificate_service_pb2.RevokeCertificateRequest, _abc.Awaitable[_certificate_pb2.Certificate]],
     ) -> _abc.Awaitable[_certificate_pb2.Certificate]:
-        """Revokes a certificate for good. Revoking a revoked one changes nothing and returns it as it is.
+        """Revokes a certificate for good. Revoking a revoked one changes nothing and returns it as it is. In force on return.
 
         Who may call: the owner's manager.
         Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND).
@@ -215,10 +253,54 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _certificate_service_pb2.RevokeUserCertificatesRequest,
         context: _aio.ServicerContext[_certificate_service_pb2.RevokeUserCertificatesRequest, _abc.Awaitable[_certificate_service_pb2.RevokeUserCertificatesResponse]],
     ) -> _abc.Awaitable[_certificate_service_pb2.RevokeUserCertificatesResponse]:
-        """Revokes all certificates of a user.
+        """Revokes all certificates of a user. In force on return.
 
         Who may call: the owner's manager.
         Errors: NOT_FOUND (USER_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def HoldCertificate(
+        self,
+        request: _certificate_service_pb2.HoldCertificateRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.HoldCertificateRequest, _abc.Awaitable[_certificate_pb2.Certificate]],
+    ) -> _abc.Awaitable[_certificate_pb2.Certificate]:
+        """Puts a certificate on hold: it is refused until it is reinstated. Holding one that is on hold changes nothing. In force
+        on return.
+
+        Who may call: the owner's manager.
+        Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_REVOKED).
+        """
+
+    @_abc_1.abstractmethod
+    def ReinstateCertificate(
+        self,
+        request: _certificate_service_pb2.ReinstateCertificateRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.ReinstateCertificateRequest, _abc.Awaitable[_certificate_pb2.Certificate]],
+    ) -> _abc.Awaitable[_certificate_pb2.Certificate]:
+        """Ends a hold. Reinstating one that is not on hold changes nothing. In force on return.
+
+        Who may call: the owner's manager; while `protect_administrators` is on, not for a user who holds an administrative
+        permission that the caller lacks. A certificate on hold cannot reinstate itself: it is not accepted as a caller.
+        Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_REVOKED); PERMISSION_DENIED
+        (ADMINISTRATOR_PROTECTED).
+        """
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _certificate_service_pb2.RenewCertificateRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.RenewCertificateRequest, _abc.Awaitable[_certificate_pb2.Certificate]],
+    ) -> _abc.Awaitable[_certificate_pb2.Certificate]:
+        """Issues the successor of the certificate that the caller presents: the same user, server names, description and
+        labels, for the key in a certificate signing request. The one that is renewed stays as it is.
+
+        Who may call: the holder, over mTLS with that very certificate; no permission is needed. One that is revoked, on hold
+        or expired is not accepted as a caller at all.
+        Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED); NOT_FOUND
+        (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
+        CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
+        (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
         """
 
     @_abc_1.abstractmethod
@@ -280,7 +362,7 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_certificate_service_pb2.RemoveTrustAnchorRequest, _abc.Awaitable[_empty_pb2.Empty]],
     ) -> _abc.Awaitable[_empty_pb2.Empty]:
         """Removes a trust anchor. Certificates under it stay on file and are refused; they work again if the same CA
-        certificate is added again.
+        certificate is added again. In force on return.
 
         Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/{anchor}`.
         Errors: NOT_FOUND (TRUST_ANCHOR_NOT_FOUND); PERMISSION_DENIED.
