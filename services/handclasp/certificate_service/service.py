@@ -29,6 +29,12 @@ from handclasp.certificate_service.use_cases.pages import PageTokens
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
+from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits
+from handclasp.certificate_service.watching.barrier import Barrier
+from handclasp.certificate_service.watching.boottime import boottime
+from handclasp.certificate_service.watching.feed import ChangeFeed
+from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.replica import OtherReplicas, ReplicaLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class Service:
     check: CheckPermission
     anchors: TrustAnchors
     explain: ExplainDecision
+    replica: ReplicaLease
+    watching: WatchAuthorization
 
 
 @asynccontextmanager
@@ -68,6 +76,18 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         database = open_database(settings.url())
         stack.push_async_callback(database.close)
         await migrate(database)
+        feed = ChangeFeed(database)
+        database.tell(feed)
+        stack.push_async_callback(feed.close)
+        await feed.open()
+        # SQLite is locked by the process that serves it.
+        alone = settings.serves_alone
+        replica = ReplicaLease(database, feed, boottime, seconds=settings.lease, alone=alone)
+        others = OtherReplicas(database, replica, boottime)
+        # From now on the leases of those who served the database before are counted down.
+        await others.look()
+        leases = Leases(boottime, maximum=settings.maximum_watchers)
+        barrier = Barrier(database, feed, [leases, others])
         installation = await open_installation(
             database,
             settings.data_dir / "keys",
@@ -100,7 +120,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             await listeners.reload_bundle()
 
         anchors = TrustAnchors(
-            database, access, tokens, own=installation.certificates, changed=anchors_changed, clock=clock
+            database, barrier, access, tokens, own=installation.certificates, changed=anchors_changed, clock=clock
         )
         listeners = ListenerCredentials(
             installation,
@@ -120,15 +140,16 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             authenticator=authenticator,
             users=Users(
                 database,
+                barrier,
                 access,
                 tokens,
-                argon2,
-                passwords,
+                argon2=argon2,
+                passwords=passwords,
                 minimum_password_length=settings.minimum_password_length,
                 clock=clock,
             ),
-            profiles=AccessProfiles(database, access, tokens, clock),
-            certificates=Certificates(database, access, tokens, clock),
+            profiles=AccessProfiles(database, barrier, access, tokens, clock),
+            certificates=Certificates(database, barrier, access, tokens, clock),
             issue=IssueCertificate(
                 database,
                 access,
@@ -142,4 +163,16 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
             explain=ExplainDecision(denials, access),
+            replica=replica,
+            watching=WatchAuthorization(
+                feed,
+                leases,
+                replica,
+                WatchLimits(settings.lease, settings.ping_interval),
+                facts=facts,
+                authenticator=authenticator,
+                access=access,
+                clock=clock,
+                boottime=boottime,
+            ),
         )

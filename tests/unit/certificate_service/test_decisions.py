@@ -32,6 +32,7 @@ GOOD = PeerFacts(
         not_before=NOW - timedelta(days=1),
         trusted_until=END,
         revocation=None,
+        anchor_id=None,
         anchor_removed=False,
     ),
     UserFacts("alice", active=True, grants=(ProfileGrant("runners", Grant(EXECUTE, "integrations/ech*")),)),

@@ -32,6 +32,7 @@ class CertificateState(StrEnum):
     REVOKED = "REVOKED"
     EXPIRED = "EXPIRED"
     NOT_YET_VALID = "NOT_YET_VALID"
+    ON_HOLD = "ON_HOLD"
 
 
 class RevocationReason(StrEnum):

@@ -51,6 +51,7 @@ ADMISSIONS = {
     _ACCOUNTS + "UpdateAccessProfile": Admission.AUTHENTICATED,
     _ACCOUNTS + "DeleteAccessProfile": Admission.AUTHENTICATED,
     _AUTHORIZATION + "ExplainDecision": Admission.AUTHENTICATED,
+    _AUTHORIZATION + "WatchAuthorization": Admission.MUTUAL_TLS,
 }
 
 

@@ -24,6 +24,7 @@ from handclasp.certificate_service.domain.identifiers import (
 from handclasp.certificate_service.domain.permissions import check_resource
 from handclasp.certificate_service.rpc.admission import the_caller, the_caller_if_known
 from handclasp.certificate_service.rpc.authorization_messages import PERMISSIONS, from_decision
+from handclasp.certificate_service.rpc.barrier_metadata import in_force
 from handclasp.certificate_service.rpc.certificate_messages import (
     REVOCATION_REASONS,
     from_anchor,
@@ -189,22 +190,22 @@ class CertificateService(CertificateServiceServicer):
     async def RevokeCertificate(
         self, request: pb.RevokeCertificateRequest, context: Context
     ) -> certificate_pb2.Certificate:
-        certificate = await self._do.certificates.revoke(
+        revoked = await self._do.certificates.revoke(
             the_caller(),
             parse_certificate_name(request.name),
             REVOCATION_REASONS.to_domain(request.reason, "reason"),
         )
-        return self._message(certificate)
+        return self._message(in_force(revoked, context))
 
     async def RevokeUserCertificates(
         self, request: pb.RevokeUserCertificatesRequest, context: Context
     ) -> pb.RevokeUserCertificatesResponse:
-        count = await self._do.certificates.revoke_all(
+        revoked = await self._do.certificates.revoke_all(
             the_caller(),
             parse_user_name(request.user, "user"),
             REVOCATION_REASONS.to_domain(request.reason, "reason"),
         )
-        return pb.RevokeUserCertificatesResponse(revoked_count=count)
+        return pb.RevokeUserCertificatesResponse(revoked_count=in_force(revoked, context))
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
@@ -223,13 +224,13 @@ class CertificateService(CertificateServiceServicer):
         source = request.WhichOneof("certificate")
         if source is None:
             raise invalid_field("certificate", "must be pem or der")
-        anchor = await self._do.anchors.add(
+        added = await self._do.anchors.add(
             the_caller(),
             pem=request.pem if source == "pem" else None,
             der=request.der if source == "der" else None,
             display_name=request.display_name,
         )
-        return from_anchor(anchor)
+        return from_anchor(in_force(added, context))
 
     async def ListTrustAnchors(
         self, request: pb.ListTrustAnchorsRequest, context: Context
@@ -239,7 +240,8 @@ class CertificateService(CertificateServiceServicer):
         return pb.ListTrustAnchorsResponse(trust_anchors=map(from_anchor, page.items), next_page_token=page.next_token)
 
     async def RemoveTrustAnchor(self, request: pb.RemoveTrustAnchorRequest, context: Context) -> Empty:
-        await self._do.anchors.remove(the_caller(), parse_trust_anchor_name(request.name))
+        removed = await self._do.anchors.remove(the_caller(), parse_trust_anchor_name(request.name))
+        in_force(removed, context)
         return Empty()
 
     async def GetTrustBundle(self, request: pb.GetTrustBundleRequest, context: Context) -> pb.TrustBundle:
@@ -285,6 +287,7 @@ def _question(
         permission=PERMISSIONS.to_domain(request.permission, "permission"),
         resources=resources,
         peer_address=request.peer_address,
+        min_revision=request.min_revision,
     )
 
 

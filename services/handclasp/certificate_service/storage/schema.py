@@ -187,3 +187,32 @@ denials = Table(
     Column("last_time", Moment, nullable=False),
     Column("occurrences", BigInteger, nullable=False),
 )
+
+# How far the history of changes goes: one row, locked by whoever moves it until the transaction is over.
+revision_head = Table(
+    "revision_head",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("mark", BigInteger, nullable=False),
+)
+
+# The newest revisions, and what changed in each: a JSON list of pairs of name and effect.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("mark", BigInteger, nullable=False),
+    Column("changes", Text, nullable=False),
+)
+
+# The processes that serve this database, and those that did a moment ago: each may have granted leases that last as
+# long as its own. A row is renewed while its process runs, and deleted by others once its lease is over.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("lease_milliseconds", BigInteger, nullable=False),
+    Column("renewals", BigInteger, nullable=False),
+    Column("acknowledged", BigInteger, nullable=False),
+)

@@ -15,6 +15,7 @@ from handclasp.certificate_service.domain.certificates import (
     RevocationReason,
     check_labels,
 )
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import certificate_name, not_found, user_name
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.domain.users import check_text
@@ -30,6 +31,7 @@ from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import NotFound, Reason
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -38,8 +40,9 @@ _LOG = structlog.stdlib.get_logger(__name__)
 class Certificates:
     """Certificates on file, as far as the caller may see them."""
 
-    def __init__(self, database: Database, access: Access, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(self, database: Database, barrier: Barrier, access: Access, tokens: PageTokens, clock: Clock) -> None:
         self._database = database
+        self._barrier = barrier
         self._access = access
         self._tokens = tokens
         self._clock = clock
@@ -92,7 +95,7 @@ class Certificates:
 
         return await self._database.write(work, log)
 
-    async def revoke(self, caller: Caller, certificate_id: str, reason: RevocationReason) -> Certificate:
+    async def revoke(self, caller: Caller, certificate_id: str, reason: RevocationReason) -> InForce[Certificate]:
         """Revokes for good; a revoked one stays as it is.
 
         Raises:
@@ -103,6 +106,8 @@ class Certificates:
         async def work(transaction: Transaction) -> tuple[Certificate, int]:
             await self._find(transaction, caller, certificate_id)
             count = await revoke_certificate(transaction, certificate_id, revocation)
+            if count:
+                transaction.touch(certificate_name(certificate_id), Effect.WITHDRAWN)
             return await self._find(transaction, caller, certificate_id), count
 
         def log(done: tuple[Certificate, int]) -> None:
@@ -120,10 +125,10 @@ class Certificates:
                 peer_address=caller.address,
             )
 
-        certificate, _ = await self._database.write(work, log)
-        return certificate
+        done = await self._barrier.write(work, log)
+        return InForce(done.value[0], done.revision, done.settled)
 
-    async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> int:
+    async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> InForce[int]:
         """Revokes all certificates of a user and returns how many that were.
 
         Raises:
@@ -136,7 +141,10 @@ class Certificates:
         async def work(transaction: Transaction) -> int:
             if await find_user(transaction, user_id) is None:
                 raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
-            return await revoke_certificates_of(transaction, user_id, revocation)
+            count = await revoke_certificates_of(transaction, user_id, revocation)
+            if count:
+                transaction.touch(user_name(user_id), Effect.WITHDRAWN)
+            return count
 
         def log(count: int) -> None:
             _LOG.info(
@@ -149,7 +157,7 @@ class Certificates:
                 peer_address=caller.address,
             )
 
-        return await self._database.write(work, log)
+        return await self._barrier.write(work, log)
 
     async def _find(self, snapshot: Snapshot, caller: Caller, certificate_id: str) -> Certificate:
         found = await find_certificate(snapshot, certificate_id)

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.identifiers import certificate_name, user_name
 from handclasp.certificate_service.domain.permissions import Permission
@@ -150,6 +151,7 @@ class IssueCertificate:
             if request.server_names:
                 _check_is_relying_party(owner)
             await add_certificate(transaction, fresh)
+            transaction.touch(certificate_name(fresh.id), Effect.GIVEN)
             return fresh
 
         def log(certificate: Certificate) -> None:
