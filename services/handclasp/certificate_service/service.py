@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from handclasp.certificate_service.certificate_authority import Installation, open_installation
+from handclasp.certificate_service.data_folder import sqlite_file
 from handclasp.certificate_service.listeners import ListenerCredentials
 from handclasp.certificate_service.passwords.checking import PasswordChecker
 from handclasp.certificate_service.passwords.hashing import Argon2
@@ -67,9 +68,12 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
     The data folder must be held by this process already.
 
     Raises:
+        DataFolderError: another process serves the SQLite database.
         InstallationError, SchemaTooNewError, SQLAlchemyError
     """
     async with AsyncExitStack() as stack:
+        if settings.sqlite_file is not None:
+            stack.enter_context(sqlite_file(settings.sqlite_file))
         if settings.embedded_database is not None:
             # SQLite gives its other files the rights of this one, and by itself would let everybody read it.
             settings.embedded_database.touch(0o600)
@@ -80,8 +84,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         database.tell(feed)
         stack.push_async_callback(feed.close)
         await feed.open()
-        # SQLite is locked by the process that serves it.
-        alone = settings.serves_alone
+        alone = settings.sqlite_file is not None
         replica = ReplicaLease(database, feed, boottime, seconds=settings.lease, alone=alone)
         others = OtherReplicas(database, replica, boottime)
         # From now on the leases of those who served the database before are counted down.

@@ -133,9 +133,10 @@ class CertificateServiceSettings(SectionSettings):
         return self.data_dir / "handclasp.db" if self.database_url is None else None
 
     @property
-    def serves_alone(self) -> bool:
-        """Whether the database is one that a single process serves, under a lock."""
-        return make_url(self.url()).get_backend_name() == "sqlite"
+    def sqlite_file(self) -> Path | None:
+        """The file of a SQLite database; None if it is PostgreSQL, or is in memory only."""
+        url = make_url(self.url())
+        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
     def url(self) -> str:
         """The database's URL; may hold a password."""
