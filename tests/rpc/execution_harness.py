@@ -30,7 +30,7 @@ from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integration_execution.main import serve
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
-from handclasp.transport.files import write_secret
+from handclasp.serving.files import write_secret
 from handclasp.transport.lifecycle import StopRequests
 from handclasp.transport.server import ServerLimits, server_options
 from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, Issued, OutsideCA

@@ -56,7 +56,7 @@ PLUGINS = """
 import asyncio
 from pydantic import BaseModel, Field, model_serializer, model_validator
 from handclasp.authoring import JsonObject, integration
-from handclasp.transport.interceptor import current_peer
+from handclasp.serving.interceptor import current_peer
 
 class Wish(BaseModel):
     number: int = 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from handclasp.transport.files import write_atomically
+from handclasp.serving.files import write_atomically
 
 
 class DataFolderError(Exception):

@@ -17,7 +17,7 @@ from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
 from handclasp.errors.status import from_rpc_error
-from handclasp.transport.peer import Peer
+from handclasp.serving.peer import Peer
 
 Permission: TypeAlias = "permission_pb2.Permission.ValueType"
 

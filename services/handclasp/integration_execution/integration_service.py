@@ -27,8 +27,8 @@ from handclasp.integration_execution.runner import IntegrationRunner, output_fai
 from handclasp.integrations.v1 import integration_pb2
 from handclasp.integrations.v1 import integration_service_pb2 as messages
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceServicer
-from handclasp.transport.interceptor import current_peer
-from handclasp.transport.peer import Peer
+from handclasp.serving.interceptor import current_peer
+from handclasp.serving.peer import Peer
 
 SERVICE_NAME = messages.DESCRIPTOR.services_by_name["IntegrationService"].full_name
 DEFAULT_PAGE_SIZE = 100

@@ -25,20 +25,20 @@ from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integration_execution.trust import TrustBundleReader, TrustReloader
 from handclasp.integrations.v1.integration_service_pb2_grpc import add_IntegrationServiceServicer_to_server
-from handclasp.transport.files import SecretFileError, read_secret
-from handclasp.transport.health_http import HttpServer, health_routes
-from handclasp.transport.interceptor import CallInterceptor
-from handclasp.transport.lifecycle import StopRequests, run_until_stopped
-from handclasp.transport.peer import Peer
-from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
-from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
-from handclasp.transport.tls import (
+from handclasp.serving.files import SecretFileError, read_secret
+from handclasp.serving.interceptor import CallInterceptor
+from handclasp.serving.peer import Peer
+from handclasp.serving.tls import (
     ReloadingCredentials,
     TlsIdentity,
     TlsMaterialError,
     compose_roots,
     static_credentials,
 )
+from handclasp.transport.health_http import HttpServer, health_routes
+from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
+from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import structlog
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
-from handclasp.transport.tls import ReloadingCredentials, TlsIdentity, TlsMaterialError, compose_roots
+from handclasp.serving.tls import ReloadingCredentials, TlsIdentity, TlsMaterialError, compose_roots
 
 FIRST_RETRY = 0.2
 LAST_RETRY = 5.0

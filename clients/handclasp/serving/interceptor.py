@@ -22,8 +22,8 @@ from grpc.aio import AbortError
 
 from handclasp.errors import HandclaspError, Internal, InvalidArgument, Reason, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
-from handclasp.transport.peer import Peer, read_peer
-from handclasp.transport.trailers import fitting_details, fitting_message
+from handclasp.serving.peer import Peer, read_peer
+from handclasp.serving.trailers import fitting_details, fitting_message
 
 Admit = Callable[[str, Peer], Awaitable[object]]
 """Takes the full method name (`/package.Service/Method`) and the peer; raises a typed error, or returns the caller.
