@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2
@@ -58,7 +59,7 @@ class ScriptedCertificateService(CertificateServiceServicer):
     `take_away` does."""
 
     authorities: list[str]
-    watches: ScriptedWatches = field(default_factory=ScriptedWatches)
+    watches: ScriptedWatches
     trust_anchors: list[str] = field(default_factory=list)
     reasons: dict[bytes, Reason] = field(default_factory=dict)
     granted: dict[bytes, set[str]] = field(default_factory=dict)
@@ -180,10 +181,22 @@ class Pair:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options)
 
 
-def server_leaf(ca: OutsideCA, name: str) -> Issued:
+def server_leaf(
+    ca: OutsideCA,
+    name: str,
+    validity: tuple[datetime | None, datetime | None] = (None, None),
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+) -> Issued:
     """A certificate for both sides of TLS on this machine."""
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    return ca.issue(name, purposes=(SERVER_AUTH, CLIENT_AUTH), alternative=names)
+    return ca.issue(
+        name,
+        key=key,
+        not_before=validity[0],
+        not_after=validity[1],
+        purposes=(SERVER_AUTH, CLIENT_AUTH),
+        alternative=names,
+    )
 
 
 @asynccontextmanager
@@ -192,7 +205,8 @@ async def certificate_service(
 ) -> AsyncIterator[tuple[ScriptedCertificateService, int]]:
     """The scripted service on a port of its own."""
     service = ScriptedCertificateService(  # type: ignore[abstract] # only what is called here
-        authorities=[ca.pem], watches=watches or ScriptedWatches()
+        authorities=[ca.pem],
+        watches=watches or ScriptedWatches(),  # type: ignore[abstract]
     )
     server = grpc.aio.server(options=server_options(ServerLimits()))
     add_CertificateServiceServicer_to_server(service, server)

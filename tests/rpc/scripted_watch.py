@@ -104,7 +104,9 @@ class ScriptedWatches(AuthorizationServiceServicer):
     def as_message(self, revision: int, changes: list[messages.Change]) -> Response:
         return Response(changes=Response.Changes(position=self.position(revision), changes=changes))
 
-    async def WatchAuthorization(self, _requests: Any, context: Any) -> None:  # noqa: N802
+    async def WatchAuthorization(  # type: ignore[override]  # noqa: N802 - written by hand, not generated
+        self, _requests: Any, context: Any
+    ) -> None:
         first = await context.read()
         stream = ScriptedStream(context, first.start)
         if self.refusal is not None:
