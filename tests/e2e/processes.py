@@ -268,7 +268,7 @@ class Deployment:
         arguments = ("cert", "issue", "--user", "executions-1", "--server-name", "localhost", "--out", "identity")
         self.run(*arguments).json()
 
-    def execution_server(self, *, reload_trust: bool = True) -> Process:
+    def execution_server(self) -> Process:
         """Starts the execution server and waits for it."""
         ready_file = self.folder / "executions-ready.json"
         ready_file.unlink(missing_ok=True)
@@ -280,7 +280,6 @@ class Deployment:
             *("--port", str(self.ports["executions"]), "--health-port", "0", "--ready-file", ready_file),
             folder=self.folder,
             variables=environment(
-                HANDCLASP_EXECUTIONS_RELOAD_TRUST=str(reload_trust).lower(),
                 HANDCLASP_EXECUTIONS_LOG__FILE=self.folder / "executions.log",
             ),
         )

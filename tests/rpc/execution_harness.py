@@ -6,20 +6,23 @@ The certificate service is played by a real gRPC server over mutual TLS; only it
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2
+from handclasp.authorization.v1.authorization_service_pb2_grpc import add_AuthorizationServiceServicer_to_server
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_service_pb2_grpc import (
     CertificateServiceServicer,
@@ -30,9 +33,10 @@ from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integration_execution.main import serve
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
-from handclasp.transport.files import write_secret
+from handclasp.serving.files import write_secret
 from handclasp.transport.lifecycle import StopRequests
 from handclasp.transport.server import ServerLimits, server_options
+from tests.rpc.scripted_watch import ALTERED, WITHDRAWN, Effect, ScriptedWatches
 from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, Issued, OutsideCA
 
 Reason: TypeAlias = "decision_pb2.DecisionReason.ValueType"
@@ -40,12 +44,22 @@ ALLOWED = decision_pb2.DECISION_REASON_ALLOWED
 PERMISSION_MISSING = decision_pb2.DECISION_REASON_PERMISSION_MISSING
 UNKNOWN_CERTIFICATE = decision_pb2.DECISION_REASON_UNKNOWN_CERTIFICATE
 
+USER = "users/alice"
+PROFILE = "accessProfiles/regular-user"
+
+
+def certificate_name(leaf: bytes) -> str:
+    """What a leaf is called here."""
+    return f"certificates/{hashlib.sha256(leaf).hexdigest()[:16]}"
+
 
 @dataclass
 class ScriptedCertificateService(CertificateServiceServicer):
-    """Knows leaves by their DER; what each may is a test's to say."""
+    """Knows leaves by their DER; what each may is a test's to say. Whoever changes that says so over the watch, as
+    `take_away` does."""
 
     authorities: list[str]
+    watches: ScriptedWatches
     trust_anchors: list[str] = field(default_factory=list)
     reasons: dict[bytes, Reason] = field(default_factory=dict)
     granted: dict[bytes, set[str]] = field(default_factory=dict)
@@ -60,13 +74,34 @@ class ScriptedCertificateService(CertificateServiceServicer):
     checked: list[messages.CheckPermissionRequest] = field(default_factory=list)
     batches: list[messages.BatchCheckPermissionsRequest] = field(default_factory=list)
     bundles_read: int = 0
+    lifetime: timedelta = timedelta(days=1)
+    """Of what is allowed."""
+    decided_at: int | None = None
+    """The revision of decisions, if it is not that of the watch."""
+    gate: asyncio.Event | None = None
+    """If set, answers are decided at once, and wait for it before they leave."""
+
+    async def take_away(
+        self, leaf: bytes, reason: Reason = decision_pb2.DECISION_REASON_REVOKED, effect: Effect = WITHDRAWN
+    ) -> None:
+        """A certificate is revoked, or worse; returns as the call that did it would."""
+        self.reasons[leaf] = reason
+        await self.watches.change((certificate_name(leaf), effect))
+
+    async def grant(self, leaf: bytes, *resources: str) -> None:
+        """From now on these, and no others, are granted; returns as the update of an access profile would."""
+        self.granted[leaf] = set(resources)
+        await self.watches.change((PROFILE, ALTERED))
 
     async def CheckPermission(  # noqa: N802
         self, request: messages.CheckPermissionRequest, context: Any
     ) -> decision_pb2.Decision:
         self.checked.append(request)
         await self._misbehave(context)
-        return self._decide(request, request.resource)
+        decision = self._decide(request, request.resource)
+        if self.gate is not None:
+            await self.gate.wait()
+        return decision
 
     async def BatchCheckPermissions(  # noqa: N802
         self, request: messages.BatchCheckPermissionsRequest, context: Any
@@ -108,11 +143,16 @@ class ScriptedCertificateService(CertificateServiceServicer):
             allowed=reason == ALLOWED,
             reason=reason,
             rule="as the test says",
-            user="users/alice",
+            user=USER,
+            certificate=certificate_name(request.peer_certificate),
             permission=request.permission,
             resource=self.answer_about or resource,
             decide_time=now,
+            revision=self.watches.revision if self.decided_at is None else self.decided_at,
         )
+        if decision.allowed:
+            decision.rests_on.extend([certificate_name(request.peer_certificate), USER, PROFILE])
+            decision.expire_time.FromDatetime(datetime.now(UTC) + self.lifetime)
         if reason == decision_pb2.DECISION_REASON_CREDENTIALS_THROTTLED:
             decision.retry_time.FromSeconds(now.seconds + 7)
         return decision
@@ -141,18 +181,36 @@ class Pair:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options)
 
 
-def server_leaf(ca: OutsideCA, name: str) -> Issued:
+def server_leaf(
+    ca: OutsideCA,
+    name: str,
+    validity: tuple[datetime | None, datetime | None] = (None, None),
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+) -> Issued:
     """A certificate for both sides of TLS on this machine."""
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    return ca.issue(name, purposes=(SERVER_AUTH, CLIENT_AUTH), alternative=names)
+    return ca.issue(
+        name,
+        key=key,
+        not_before=validity[0],
+        not_after=validity[1],
+        purposes=(SERVER_AUTH, CLIENT_AUTH),
+        alternative=names,
+    )
 
 
 @asynccontextmanager
-async def certificate_service(ca: OutsideCA, port: int = 0) -> AsyncIterator[tuple[ScriptedCertificateService, int]]:
+async def certificate_service(
+    ca: OutsideCA, port: int = 0, watches: ScriptedWatches | None = None
+) -> AsyncIterator[tuple[ScriptedCertificateService, int]]:
     """The scripted service on a port of its own."""
-    service = ScriptedCertificateService(authorities=[ca.pem])  # type: ignore[abstract] # only what is called here
+    service = ScriptedCertificateService(  # type: ignore[abstract] # only what is called here
+        authorities=[ca.pem],
+        watches=watches or ScriptedWatches(),  # type: ignore[abstract]
+    )
     server = grpc.aio.server(options=server_options(ServerLimits()))
     add_CertificateServiceServicer_to_server(service, server)
+    add_AuthorizationServiceServicer_to_server(service.watches, server)
     leaf = server_leaf(ca, "certificates")
     credentials = grpc.ssl_server_credentials(
         [(leaf.key_pem.encode(), leaf.pem.encode())], ca.pem.encode(), require_client_auth=True
@@ -179,7 +237,6 @@ def execution_settings(folder: Path, ca: OutsideCA, service_port: int, **more: A
         "ca_file": folder / "ca.pem",
         "identity_cert": folder / "identity.pem",
         "identity_key": folder / "identity-key.pem",
-        "reload_interval": 0.1,
         "ready_file": folder / "ready.json",
         "grace": 2,
     }

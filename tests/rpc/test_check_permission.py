@@ -27,7 +27,7 @@ from handclasp.integration_execution.main import serve
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integrations.v1 import integration_service_pb2
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceStub
-from handclasp.transport.files import write_secret
+from handclasp.serving.files import write_secret
 from handclasp.transport.lifecycle import StopRequests
 from tests.rpc.certificate_harness import (
     EXECUTE,

@@ -128,5 +128,5 @@ async def test_an_identity_that_would_fail_at_the_other_end_is_refused(tmp_path:
         path.write_text(pem)  # noqa: ASYNC240
     status, line = await refused_start(tmp_path, variables)
     assert status == 1
-    assert f"identity_cert has no {lacks}; issue" in line
+    assert f"the certificate has no {lacks}; issue" in line
     assert "--server-name" in line

@@ -1,4 +1,4 @@
-"""The execution server over real TLS, with its trust bundle followed and with it fixed."""
+"""The execution server over real TLS."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ from tests.rpc.execution_harness import (
     until,
     wait_until_ready,
 )
+from tests.rpc.scripted_watch import GIVEN, WITHDRAWN
 from tests.support.outside_ca import OutsideCA
 
 NEWER_REASON: Any = 99
@@ -56,7 +57,7 @@ PLUGINS = """
 import asyncio
 from pydantic import BaseModel, Field, model_serializer, model_validator
 from handclasp.authoring import JsonObject, integration
-from handclasp.transport.interceptor import current_peer
+from handclasp.serving.interceptor import current_peer
 
 class Wish(BaseModel):
     number: int = 1
@@ -167,10 +168,10 @@ def plugin_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=[True, False], ids=["reloading", "fixed"])
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     folder = plugin_folder(tmp_path)
-    async with running_pair(tmp_path, reload_trust=request.param, integrations_folder=folder) as running:
+    async with running_pair(tmp_path, integrations_folder=folder) as running:
         yield running
 
 
@@ -227,7 +228,7 @@ async def test_orders_are_summed_exactly(pair: Pair) -> None:
     assert (summary["order_count"], summary["line_count"]) == (1, 2)
 
 
-async def test_every_call_asks_with_certificate_credentials_and_address(pair: Pair) -> None:
+async def test_it_asks_with_certificate_credentials_and_address(pair: Pair) -> None:
     stub = await pair.stub()
     await stub.ExecuteIntegration(execute("echo"), metadata=basic("alice", "pässwörd"))
     await stub.ExecuteIntegration(execute("echo"))
@@ -244,6 +245,7 @@ async def test_every_call_asks_with_certificate_credentials_and_address(pair: Pa
     [
         ("UNKNOWN_CERTIFICATE", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("REVOKED", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
+        ("ON_HOLD", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("EXPIRED", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("NOT_YET_VALID", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("USER_DISABLED", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
@@ -292,7 +294,7 @@ async def test_a_yes_to_another_question_is_no_yes(pair: Pair) -> None:
 async def test_taken_away_on_an_open_connection_it_is_refused_at_the_next_call(pair: Pair) -> None:
     stub = await pair.stub()
     await stub.ExecuteIntegration(execute("echo"))
-    pair.service.reasons[pair.alice.der] = decision_pb2.DECISION_REASON_REVOKED
+    await pair.service.take_away(pair.alice.der)
     assert type(await refusal(stub.ExecuteIntegration(execute("echo")))) is Unauthenticated
 
 
@@ -359,7 +361,7 @@ async def test_missing_is_told_only_to_who_may(pair: Pair) -> None:
     stub = await pair.stub()
     assert type(await refusal(stub.ExecuteIntegration(execute("nothing")))) is NotFound
     hidden_missing = messages.GetIntegrationRequest(name="integrations/nothing")
-    pair.service.reasons[pair.alice.der] = PERMISSION_MISSING
+    await pair.service.take_away(pair.alice.der, PERMISSION_MISSING)
     assert type(await refusal(stub.ExecuteIntegration(execute("nothing")))) is PermissionDenied
     missing = await refusal(stub.GetIntegration(hidden_missing))
     hidden = await refusal(stub.GetIntegration(messages.GetIntegrationRequest(name="integrations/echo")))
@@ -568,52 +570,39 @@ async def test_http_health(pair: Pair) -> None:
     assert await asyncio.to_thread(get, f"{base}/readyz") == (200, {"status": "ready"})
 
 
-async def wait_for_bundles(pair: Pair, count: int) -> None:
-    """Returns when the bundle was read, and acted upon, that often from now on."""
-    wanted = pair.service.bundles_read + count + 1
-    await until(lambda: pair.service.bundles_read >= wanted)
-
-
-async def test_trust_anchors_are_followed_if_reloading_and_only_then(
-    pair: Pair, request: pytest.FixtureRequest
-) -> None:
-    reloading = request.node.callspec.params["pair"]
+async def test_trust_anchors_are_followed_before_their_change_returns(pair: Pair) -> None:
     outside = OutsideCA("Outside CA")
     bob = outside.issue("bob")
     pair.service.reasons[bob.der] = decision_pb2.DECISION_REASON_ALLOWED
-    pair.service.trust_anchors.append(outside.pem)
     old = await pair.stub()
     await old.ExecuteIntegration(execute("echo"))
-    if not reloading:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await (await pair.stub(bob)).ExecuteIntegration(execute("echo"), timeout=5)
-        return
-    await wait_for_bundles(pair, 1)
+    pair.service.trust_anchors.append(outside.pem)
+    await pair.service.watches.change(("trustAnchors/outside", GIVEN))
     await (await pair.stub(bob)).ExecuteIntegration(execute("echo"), timeout=5)
     pair.service.trust_anchors.clear()
-    await wait_for_bundles(pair, 1)
+    await pair.service.watches.change(("trustAnchors/outside", WITHDRAWN))
     with pytest.raises(grpc.aio.AioRpcError):
         await (await pair.stub(bob)).ExecuteIntegration(execute("echo"), timeout=5)
     await (await pair.stub()).ExecuteIntegration(execute("echo"), timeout=5)
 
 
-async def test_a_leaf_among_the_anchors_is_left_out_and_the_rest_followed(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
-        outside = OutsideCA("Outside CA")
-        bob = outside.issue("bob")
-        pair.service.reasons[bob.der] = decision_pb2.DECISION_REASON_ALLOWED
-        pair.service.trust_anchors += [bob.pem, "garbage", outside.pem]
-        await wait_for_bundles(pair, 1)
-        await (await pair.stub(bob)).ExecuteIntegration(execute("echo"), timeout=5)
+async def test_a_leaf_among_the_anchors_is_left_out_and_the_rest_followed(pair: Pair) -> None:
+    outside = OutsideCA("Outside CA")
+    bob = outside.issue("bob")
+    pair.service.reasons[bob.der] = decision_pb2.DECISION_REASON_ALLOWED
+    pair.service.trust_anchors += [bob.pem, "garbage", outside.pem]
+    await pair.service.watches.change(("trustAnchors/outside", GIVEN))
+    await (await pair.stub(bob)).ExecuteIntegration(execute("echo"), timeout=5)
 
 
-async def test_not_ready_while_the_certificate_service_fails(tmp_path: Path) -> None:
-    async with running_pair(tmp_path) as pair:
-        pair.service.failure = grpc.StatusCode.UNAVAILABLE
-        url = f"http://127.0.0.1:{pair.health_port}/readyz"
-        await wait_for_status(url, 503)
-        pair.service.failure = None
-        await wait_for_status(url, 200)
+async def test_not_ready_without_a_lease(pair: Pair) -> None:
+    url = f"http://127.0.0.1:{pair.health_port}/readyz"
+    await wait_for_status(url, 200)
+    pair.service.watches.refusal = grpc.StatusCode.PERMISSION_DENIED
+    pair.service.watches.stream.end(grpc.StatusCode.PERMISSION_DENIED)
+    await wait_for_status(url, 503)
+    pair.service.watches.refusal = None
+    await wait_for_status(url, 200)
 
 
 async def test_a_slow_certificate_service_is_unavailable(tmp_path: Path) -> None:
@@ -621,7 +610,7 @@ async def test_a_slow_certificate_service_is_unavailable(tmp_path: Path) -> None
         stub = await pair.stub()
         await stub.ExecuteIntegration(execute("echo"))
         pair.service.delay = 5
-        error = await refusal(stub.ExecuteIntegration(execute("echo"), timeout=10))
+        error = await refusal(stub.ExecuteIntegration(execute("orders.summarize"), timeout=10))
         assert error.reason == "AUTHORIZER_UNAVAILABLE"
 
 
@@ -630,7 +619,7 @@ async def test_waits_for_the_certificate_service_and_survives_its_absence(tmp_pa
     alice = ca.issue("alice")
     async with certificate_service(ca) as (_, port):
         pass  # only to learn of a port that is free
-    settings = execution_settings(tmp_path, ca, port, reload_trust=False)
+    settings = execution_settings(tmp_path, ca, port)
     stop = StopRequests()
     serving = asyncio.create_task(serve(settings, stop))
     await asyncio.sleep(0.3)
@@ -642,6 +631,10 @@ async def test_waits_for_the_certificate_service_and_survives_its_absence(tmp_pa
         channel = grpc.aio.secure_channel(f"127.0.0.1:{ready['port']}", credentials)
         stub = IntegrationServiceStub(channel)
         await stub.ExecuteIntegration(execute("echo"))
+    # What is not remembered cannot be asked about, and what is remembered is worth nothing once the lease is over.
+    error = await refusal(stub.ExecuteIntegration(execute("nothing")))
+    assert error.reason == "AUTHORIZER_UNAVAILABLE"
+    await asyncio.sleep(2.1)
     error = await refusal(stub.ExecuteIntegration(execute("echo")))
     assert error.reason == "AUTHORIZER_UNAVAILABLE"
     async with certificate_service(ca, port) as (service, _):

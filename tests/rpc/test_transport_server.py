@@ -11,10 +11,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from handclasp.transport.interceptor import CallInterceptor
+from handclasp.serving.interceptor import CallInterceptor
+from handclasp.serving.tls import ReloadingCredentials
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.server import ServerLimits, make_server
-from handclasp.transport.tls import ReloadingCredentials
 from tests.rpc.execution_harness import server_leaf
 from tests.rpc.transport_lab import SERVICE, Kinds, admit, channel_to, identity_of, running_lab
 from tests.support.outside_ca import Issued, OutsideCA

@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unavailable
-from handclasp.transport.interceptor import Admit, CallInterceptor, Translate, current_caller, current_peer
-from handclasp.transport.peer import Peer
+from handclasp.serving.interceptor import Admit, CallInterceptor, Translate, current_caller, current_peer
+from handclasp.serving.peer import Peer
+from handclasp.serving.tls import TlsIdentity
 from handclasp.transport.server import ServerLimits, add_health_and_reflection, make_server
-from handclasp.transport.tls import TlsIdentity
 from tests.rpc.execution_harness import server_leaf
 from tests.support.outside_ca import Issued, OutsideCA
 

@@ -19,7 +19,7 @@ from handclasp.certificate_service.first_start import Prepared, prepare, write_c
 from handclasp.certificate_service.identities import CERTIFICATE, KEY
 from handclasp.certificate_service.main import start_errors, utc_now
 from handclasp.certificate_service.settings import CertificateServiceSettings
-from handclasp.transport.files import write_atomically
+from handclasp.serving.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.process import PORT_TAKEN, StartError, settings_fault

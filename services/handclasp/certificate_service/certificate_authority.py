@@ -26,7 +26,7 @@ from handclasp.certificate_service.storage.installation import (
 )
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import Authority, key_to_pem, make_issuing_authority, make_root
-from handclasp.transport.files import SecretFileError, read_secret, write_atomically, write_secret
+from handclasp.serving.files import SecretFileError, read_secret, write_atomically, write_secret
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

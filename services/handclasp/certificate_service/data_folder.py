@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone
-from handclasp.transport.files import write_atomically
+from handclasp.serving.files import write_atomically
 
 
 class DataFolderError(Exception):

@@ -26,7 +26,7 @@ from handclasp.certificate_service.use_cases.caller import Clock, the_service_it
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.x509.issuing import certificate_pem
 from handclasp.errors import FailedPrecondition, NotFound
-from handclasp.transport.files import write_atomically
+from handclasp.serving.files import write_atomically
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from handclasp.certificate_service.use_cases.issue_certificate import IssueReque
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import certificate_pem, generate_key, key_to_pem
-from handclasp.transport.files import write_atomically, write_secret
+from handclasp.serving.files import write_atomically, write_secret
 
 CERTIFICATE = "cert.pem"
 KEY = "key.pem"

@@ -18,7 +18,7 @@ from handclasp.certificate_service.x509.issuing import (
     issue_server_certificate,
     key_to_pem,
 )
-from handclasp.transport.tls import ReloadingCredentials, TlsIdentity
+from handclasp.serving.tls import ReloadingCredentials, TlsIdentity
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

@@ -40,8 +40,8 @@ from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
+from handclasp.serving.interceptor import CallInterceptor
 from handclasp.transport.health_http import HttpServer, health_routes
-from handclasp.transport.interceptor import CallInterceptor
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving

@@ -12,7 +12,6 @@ from google.protobuf.struct_pb2 import Struct
 from handclasp.authoring import NAME_PATTERN, Integration
 from handclasp.authorization.v1 import permission_pb2
 from handclasp.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, invalid_field
-from handclasp.integration_execution.authorizer import Allowed, Permission
 from handclasp.integration_execution.page_tokens import PageTokens
 from handclasp.integration_execution.payload import (
     NotExactError,
@@ -27,8 +26,10 @@ from handclasp.integration_execution.runner import IntegrationRunner, output_fai
 from handclasp.integrations.v1 import integration_pb2
 from handclasp.integrations.v1 import integration_service_pb2 as messages
 from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceServicer
-from handclasp.transport.interceptor import current_peer
-from handclasp.transport.peer import Peer
+from handclasp.relying_party.decisions import Allowed
+from handclasp.relying_party.judging import Permission
+from handclasp.serving.interceptor import current_peer
+from handclasp.serving.peer import Peer
 
 SERVICE_NAME = messages.DESCRIPTOR.services_by_name["IntegrationService"].full_name
 DEFAULT_PAGE_SIZE = 100

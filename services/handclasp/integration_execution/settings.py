@@ -8,6 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from handclasp.relying_party.decisions import MAX_DECISIONS
+from handclasp.relying_party.party import DECISION_TIMEOUT, LEASE_GRACE, LEASE_WAIT
 from handclasp.transport.logs import LogSettings
 from handclasp.transport.server import ServerLimits
 from handclasp.transport.settings import Port, Seconds, SectionSettings
@@ -38,9 +40,20 @@ class ExecutionSettings(SectionSettings):
     )
     identity_key: Path = Field(description="PEM of its private key, not encrypted; mode 0600.")
 
-    reload_trust: bool = Field(True, description="Follow changes of the trust bundle while running.")
-    reload_interval: Seconds = Field(2.0, description="Between readings of the trust bundle.")
-    decision_timeout: Seconds = Field(5.0, description="For one question to the certificate service.")
+    renew_identity: bool = Field(
+        True, description="Renew that certificate at two thirds of its life, with a new key, and replace both files."
+    )
+
+    decision_timeout: Seconds = Field(DECISION_TIMEOUT, description="For one question to the certificate service.")
+    lease_wait: Seconds = Field(
+        LEASE_WAIT, description="How long a call waits for a lease if there is none, before the answer is UNAVAILABLE."
+    )
+    lease_grace: Seconds = Field(LEASE_GRACE, description="How long calls in progress go on without a lease.")
+    max_decisions: int = Field(
+        MAX_DECISIONS,
+        ge=0,
+        description="How many decisions are remembered, at about half a kilobyte each; 0 has each call ask.",
+    )
 
     integrations_folder: Path | None = Field(None, description="Every *.py in it is loaded at start.")
     disabled_integrations: frozenset[str] = Field(

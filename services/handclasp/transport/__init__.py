@@ -1,1 +1,1 @@
-"""What every server of Handclasp shares: TLS, who is calling, errors as statuses, start and stop, health, logs."""
+"""What both services share: limits, logging, health, start and stop."""

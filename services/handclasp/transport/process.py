@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from pydantic import ValidationError
 
-from handclasp.transport.files import write_atomically
+from handclasp.serving.files import write_atomically
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.settings import SETTINGS_FILE, SETTINGS_FILE_VARIABLE, SectionSettings
 

@@ -24,8 +24,8 @@ def test_defaults_listen_on_loopback() -> None:
     settings = ExecutionSettings(**REQUIRED)
     assert (settings.host, settings.port) == ("127.0.0.1", 8443)
     assert (settings.health_host, settings.health_port) == ("127.0.0.1", 8481)
-    assert settings.reload_trust
-    assert settings.reload_interval == 2
+    assert settings.renew_identity
+    assert (settings.lease_wait, settings.lease_grace, settings.max_decisions) == (1, 10, 100_000)
 
 
 def test_arguments_before_environment_before_file(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_arguments_before_environment_before_file(empty_folder: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "value", [{"port": -1}, {"port": 65536}, {"reload_interval": 0}, {"typo": 1}, {"grace": "inf"}]
+    "value", [{"port": -1}, {"port": 65536}, {"lease_grace": 0}, {"max_decisions": -1}, {"typo": 1}, {"grace": "inf"}]
 )
 def test_what_does_not_fit_is_refused(value: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -7,8 +7,8 @@ from enum import Enum
 from handclasp.certificate_service.use_cases.authentication import Authenticator
 from handclasp.certificate_service.use_cases.caller import Caller, Credentials
 from handclasp.errors import PermissionDenied, Reason
-from handclasp.transport.interceptor import current_caller
-from handclasp.transport.peer import BasicCredentials, Peer
+from handclasp.serving.interceptor import current_caller
+from handclasp.serving.peer import BasicCredentials, Peer
 
 
 class Admission(Enum):

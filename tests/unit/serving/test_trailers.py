@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.rpc import error_details_pb2, status_pb2
 
 from handclasp.errors import FieldViolation, InvalidArgument, Reason
-from handclasp.transport.trailers import (
+from handclasp.serving.trailers import (
     MAX_DETAILS_BYTES,
     MAX_MESSAGE_BYTES,
     fitting_details,

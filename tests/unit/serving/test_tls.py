@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from handclasp.transport.tls import (
+from handclasp.serving.tls import (
     ReloadingCredentials,
     TlsIdentity,
     TlsMaterialError,

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from handclasp.errors import Unauthenticated
-from handclasp.transport.peer import MAX_AUTHORIZATION_LENGTH, BasicCredentials, Peer, parse_basic, read_peer
+from handclasp.serving.peer import MAX_AUTHORIZATION_LENGTH, BasicCredentials, Peer, parse_basic, read_peer
 from tests.support.outside_ca import OutsideCA
 
 

@@ -25,7 +25,7 @@ MAX_AUTHORIZATION_LENGTH = 8192
 """Characters of an `authorization` header that are looked at. Longer ones are refused. The longest password, of 1,024
 characters of four bytes each, takes 5,600."""
 
-_CACHED_PEM_LENGTH = 8192
+_CACHED_LENGTH = 8192
 _LEAF_KEY = "x509_pem_cert"
 _AUTHORIZATION_KEY = "authorization"
 
@@ -55,7 +55,7 @@ class Peer:
     @property
     def fingerprint(self) -> str | None:
         """SHA-256 of the leaf's DER, in lower-case hexadecimal."""
-        return None if self.certificate_der is None else hashlib.sha256(self.certificate_der).hexdigest()
+        return None if self.certificate_der is None else _fingerprint(self.certificate_der)
 
 
 def read_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
@@ -76,12 +76,21 @@ def read_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
 
 def _der(pem: bytes) -> bytes:
     # Peers choose how long their certificates are, so only those of an ordinary size may take up room in the cache.
-    return _cached_der(pem) if len(pem) <= _CACHED_PEM_LENGTH else ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
+    return _cached_der(pem) if len(pem) <= _CACHED_LENGTH else ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
 
 
 @functools.lru_cache(maxsize=1024)
 def _cached_der(pem: bytes) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
+
+
+def _fingerprint(der: bytes) -> str:
+    return _cached_fingerprint(der) if len(der) <= _CACHED_LENGTH else hashlib.sha256(der).hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_fingerprint(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()
 
 
 def _address(peer: str) -> str:

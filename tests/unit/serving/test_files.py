@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handclasp.transport.files import SecretFileError, read_secret, write_atomically, write_secret
+from handclasp.serving.files import SecretFileError, read_secret, write_atomically, write_secret
 
 
 def mode_of(path: Path) -> int:

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -22,19 +21,24 @@ from grpc.aio import AbortError
 
 from handclasp.errors import HandclaspError, Internal, InvalidArgument, Reason, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
-from handclasp.transport.peer import Peer, read_peer
-from handclasp.transport.trailers import fitting_details, fitting_message
+from handclasp.serving.call import Call, Context
+from handclasp.serving.peer import Peer, read_peer
+from handclasp.serving.trailers import fitting_details, fitting_message
 
 Admit = Callable[[str, Peer], Awaitable[object]]
 """Takes the full method name (`/package.Service/Method`) and the peer; raises a typed error, or returns the caller.
 
 The caller may be of any type. If it has a `user`, refusals are logged with it."""
 
+Authorize = Callable[[str, Peer, Any], Awaitable[None]]
+"""Takes the full method name, the peer and the request, which is None if requests are streamed; raises a typed error if
+the call is not allowed. Asked after `Admit`, once the request is parsed."""
+
 Translate = Callable[[Exception], HandclaspError | None]
 """Turns an exception that a service foresees, a database that is down for example, into a typed error."""
 
 Parse = Callable[[bytes], Any]
-Context = grpc.aio.ServicerContext[Any, Any]
+Respond = Callable[[Any, Context], Awaitable[Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
@@ -43,14 +47,13 @@ OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    peer: Peer
-    caller: object
-
-
 # gRPC runs each call in a task of its own, and so in a context of its own: what is set here ends with the call.
-_current: ContextVar[_Call] = ContextVar("handclasp_call")
+_current: ContextVar[Call] = ContextVar("handclasp_call")
+
+
+def current_call() -> Call | None:
+    """The call that is being handled; None outside of one."""
+    return _current.get(None)
 
 
 def current_peer() -> Peer:
@@ -70,15 +73,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         admit: decides who may call which method; its caller object is there for the handler as `current_caller()`.
+        authorize: decides about a call by what it asks for; None if `admit` and the handlers see to that.
         translate: asked about each exception that is no typed error; None from it means that it was not foreseen.
         max_request_length: in bytes, of a unary request that is parsed; None for no limit but the server's. Parsing
             holds up everybody, seconds for a few megabytes of small parts.
     """
 
     def __init__(
-        self, admit: Admit, translate: Translate | None = None, *, max_request_length: int | None = None
+        self,
+        admit: Admit,
+        translate: Translate | None = None,
+        *,
+        authorize: Authorize | None = None,
+        max_request_length: int | None = None,
     ) -> None:
         self._admit = admit
+        self._authorize = authorize
         self._translate = translate
         self._max_request_length = max_request_length
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
@@ -99,13 +109,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        parse = None if handler.request_streaming else self._bounded(handler.request_deserializer)
+        prepare = self._preparation(method, handler)
+        respond = (_write_responses if handler.response_streaming else _respond)(behaviour, prepare)
 
         async def unary(request: Any, context: Context) -> Any:
-            return await self._guard(method, context, _respond(behaviour, parse, request, context))
+            return await self._guard(method, context, respond, request)
 
         async def stream(request: Any, context: Context) -> None:
-            await self._guard(method, context, _write_responses(behaviour, parse, request, context))
+            await self._guard(method, context, respond, request)
 
         # A unary request is parsed only after its sender is admitted, and here rather than in gRPC, which answers
         # bytes that do not parse with INTERNAL.
@@ -118,15 +129,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(stream, None, serializer)
         return grpc.unary_unary_rpc_method_handler(unary, None, serializer)
 
-    async def _guard(self, method: str, context: Context, responding: Callable[[], Awaitable[Any]]) -> Any:
-        peer: Peer | None = None
-        caller: object = None
+    async def _guard(self, method: str, context: Context, respond: Respond, request: Any) -> Any:
+        call: Call | None = None
         cause: Exception | None = None
         try:
-            peer = read_peer(context)
-            caller = await self._admit(method, peer)
-            _current.set(_Call(peer, caller))
-            return await responding()
+            call = Call(method, read_peer(context), context)
+            _current.set(call)
+            call.caller = await self._admit(method, call.peer)
+            return await respond(request, context)
         except AbortError:
             raise
         except asyncio.CancelledError as error:
@@ -139,9 +149,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except Exception as error:  # noqa: BLE001 the last line before the wire: nothing may pass it with its text
             foreseen = self._translate(error) if self._translate else None
             refusal, cause = (foreseen, error) if foreseen else (self._unforeseen(method, error), None)
-        _log_refusal(method, refusal, peer, caller, cause)
+        finally:
+            if call is not None:
+                call.finish()
+        if call is not None and call.ended:
+            # The client has its status already; what the handler made of being cut off is of no interest.
+            raise asyncio.CancelledError
+        _log_refusal(method, refusal, call, cause)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
+
+    def _preparation(self, method: str, handler: Handler) -> Callable[[Any], Awaitable[Any]] | None:
+        """What becomes of a request before the handler gets it; None for nothing."""
+        parse = None if handler.request_streaming else self._bounded(handler.request_deserializer)
+        authorize = self._authorize
+        if parse is None and authorize is None:
+            return None
+        streaming = handler.request_streaming
+
+        async def prepare(request: Any) -> Any:
+            if parse is not None:
+                request = _parsed(parse, request)
+            if authorize is not None:
+                await authorize(method, current_peer(), None if streaming else request)
+            return request
+
+        return prepare
 
     def _bounded(self, parse: Parse | None) -> Parse | None:
         limit = self._max_request_length
@@ -175,39 +208,41 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _respond(
-    behaviour: Any, parse: Callable[[bytes], Any] | None, request: Any, context: Context
-) -> Callable[[], Awaitable[Any]]:
-    async def respond() -> Any:
-        if not inspect.iscoroutinefunction(behaviour):
+def _respond(behaviour: Any, prepare: Callable[[Any], Awaitable[Any]] | None) -> Respond:
+    implemented = inspect.iscoroutinefunction(behaviour)
+
+    async def respond(request: Any, context: Context) -> Any:
+        if not implemented:
             raise _not_implemented()
-        return await behaviour(_parsed(parse, request), context)
+        if prepare is not None:
+            request = await prepare(request)
+        return await behaviour(request, context)
 
     return respond
 
 
-def _write_responses(
-    behaviour: Any, parse: Callable[[bytes], Any] | None, request: Any, context: Context
-) -> Callable[[], Awaitable[None]]:
+def _write_responses(behaviour: Any, prepare: Callable[[Any], Awaitable[Any]] | None) -> Respond:
     # Responses are written by a coroutine even if the handler is a generator: gRPC hangs the client when a generator
     # that is blocked in a write is cancelled.
-    async def write_responses() -> None:
-        if inspect.isasyncgenfunction(behaviour):
+    generates, writes = inspect.isasyncgenfunction(behaviour), inspect.iscoroutinefunction(behaviour)
+
+    async def write_responses(request: Any, context: Context) -> None:
+        if not generates and not writes:
+            raise _not_implemented()
+        if prepare is not None:
+            request = await prepare(request)
+        if generates:
             # Closed when the call ends, and not when somebody collects garbage: what it holds is let go of at once.
-            async with aclosing(behaviour(_parsed(parse, request), context)) as responses:
+            async with aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     await context.write(response)
-        elif inspect.iscoroutinefunction(behaviour):
-            await behaviour(_parsed(parse, request), context)
         else:
-            raise _not_implemented()
+            await behaviour(request, context)
 
     return write_responses
 
 
-def _parsed(parse: Callable[[bytes], Any] | None, request: Any) -> Any:
-    if parse is None:
-        return request
+def _parsed(parse: Parse, request: bytes) -> Any:
     try:
         return parse(request)
     except DecodeError:
@@ -222,13 +257,11 @@ def _not_implemented() -> Unimplemented:
     return Unimplemented(Reason.METHOD_UNKNOWN, "this server does not implement the method; call another version of it")
 
 
-def _log_refusal(
-    method: str, refusal: HandclaspError, peer: Peer | None, caller: object, cause: Exception | None
-) -> None:
+def _log_refusal(method: str, refusal: HandclaspError, call: Call | None, cause: Exception | None) -> None:
     fields: Iterable[tuple[str, str | None]] = (
-        ("user", getattr(caller, "user", None)),
-        ("peer", peer.address if peer else None),
-        ("fingerprint", peer.fingerprint if peer else None),
+        ("user", getattr(call.caller, "user", None) if call else None),
+        ("peer", call.peer.address if call else None),
+        ("fingerprint", call.peer.fingerprint if call else None),
         ("decision", refusal.metadata.get("decision")),
         ("incident", refusal.metadata.get("incident")),
         # The caller is told to have somebody look at the log, so it is here. Its first line; the rest may be long.

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handclasp.errors import HandclaspError, Internal, PermissionDenied, Unavailable, Unimplemented
 from handclasp.errors.status import from_rpc_error
-from handclasp.transport.peer import Peer
+from handclasp.serving.peer import Peer
 from tests.rpc.execution_harness import until
 from tests.rpc.transport_lab import SERVICE, Lab, running_lab, translate_storage
 

@@ -1,0 +1,51 @@
+"""Which changes a relying party says it has heeded."""
+
+from __future__ import annotations
+
+from handclasp.relying_party.knowledge import Position
+
+
+class Acknowledgement:
+    """The position that may be acknowledged: what is applied, or less while something else has yet to follow it.
+
+    Never more than what is applied (4). While it is held, the start of a stream says this position, too, and not the
+    applied one, since it acknowledges (16).
+
+    Attributes:
+        position: None before anything may be acknowledged.
+    """
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self._applied: Position | None = None
+        self._held = False
+
+    @property
+    def revision(self) -> int:
+        """Of the position; 0 if there is none."""
+        return 0 if self.position is None else self.position.revision
+
+    def applied(self, position: Position, *, hold: bool) -> None:
+        """A position is applied. With `hold`, it and what follows is not acknowledged until it is `covered`."""
+        self._applied = position
+        self._held = self._held or hold
+        if not self._held:
+            self.position = position
+
+    def covered(self, position: Position | None, *, all_of_it: bool) -> bool:
+        """What was waited for has followed up to a position; with `all_of_it`, nothing is waited for any more.
+
+        Returns:
+            Whether there is something new to acknowledge.
+        """
+        before = self.revision
+        if all_of_it:
+            self._held = False
+            self.position = self._applied
+        elif position is not None and position.revision > before:
+            self.position = position
+        return self.revision > before
+
+    def forget(self) -> None:
+        """Nothing was applied: history was lost."""
+        self.__init__()  # type: ignore[misc] # as new

@@ -1,0 +1,227 @@
+"""Calls in progress. They end when what they were allowed by is taken away.
+
+The rules by number are those of docs/revocation.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated, Unavailable
+from handclasp.relying_party.clock import Clock
+from handclasp.relying_party.counters import Counters
+from handclasp.relying_party.decisions import Yes
+from handclasp.relying_party.judging import Permission
+from handclasp.relying_party.knowledge import Change, Effect, Knowledge, Position
+from handclasp.serving.call import Call
+from handclasp.serving.peer import Peer
+
+SWEEP_INTERVAL = 0.25
+"""Seconds between looks for what has expired, and for a lease that has been over for too long."""
+
+ASKED_AT_ONCE = 16
+"""How many questions about calls in progress are open at once."""
+
+_ASK_AGAIN = 0.5  # seconds
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+AskAnew = Callable[[Peer, Permission, str], Awaitable[Yes]]
+"""As `Authorizer.require`, but for a call that is registered already."""
+
+
+@dataclass(slots=True)
+class Permit:
+    """What a call is allowed by.
+
+    Attributes:
+        yes: the last one.
+        permission, resource: what it is a yes to. None for both if the call only had a list filtered: then it ends with
+            its certificate and its user, and there is nothing to ask about anew.
+        being_asked: somebody asks about it anew at this moment.
+    """
+
+    yes: Yes
+    permission: Permission | None
+    resource: str | None
+    being_asked: bool = False
+
+
+class CallsInProgress:
+    """The calls in progress that were allowed something, and what follows when it changes.
+
+    All are looked through at each change that takes something away. There are as many as a server runs at once, so that
+    costs less than an index that every call would have to enter.
+
+    Args:
+        grace: for how many seconds calls go on without a lease (8), or while they cannot be asked about.
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        clock: Clock,
+        wall_clock: Clock,
+        counters: Counters,
+        *,
+        grace: float,
+        asked_at_once: int = ASKED_AT_ONCE,
+    ) -> None:
+        self._knowledge = knowledge
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._counters = counters
+        self._grace = grace
+        self._asking = asyncio.Semaphore(asked_at_once)
+        self._permits: dict[Call, list[Permit]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.ask_anew: AskAnew | None = None
+        """Set once there is somebody who can ask."""
+
+    def __len__(self) -> int:
+        return len(self._permits)
+
+    def permit(self, call: Call, permit: Permit) -> None:
+        """Registers what a call is allowed by. To be called in the step in which the yes was found good."""
+        permits = self._permits.get(call)
+        if permits is not None:
+            permits.append(permit)
+        elif not call.finished:
+            self._permits[call] = [permit]
+            call.at_end = self._forget
+
+    def welcomed(self) -> None:
+        """Nothing follows from a stream that begins."""
+
+    def changed(self, position: Position, changes: Sequence[Change]) -> bool:
+        """Ends calls that rest on what was withdrawn, and asks anew about those that rest on what was altered (17).
+        That is not waited for."""
+        withdrawn: set[str] = set()
+        credentials: set[str] = set()
+        altered: set[str] = set()
+        for change in changes:
+            if Effect.WITHDRAWN in change.effects:
+                withdrawn.add(change.name)
+            if Effect.CREDENTIALS in change.effects:
+                credentials.add(change.name)
+            if change.takes_away and (Effect.ALTERED in change.effects or not change.effects):
+                altered.add(change.name)
+        if not (withdrawn or credentials or altered):
+            return False
+        for call, permits in list(self._permits.items()):
+            for permit in permits:
+                # One that was decided later takes the changes into account.
+                if permit.yes.revision >= position.revision:
+                    continue
+                names = permit.yes.rests_on
+                if not withdrawn.isdisjoint(names):
+                    self._end(call, _withdrawn("what it was allowed by was withdrawn"))
+                elif call.peer.credentials is not None and not credentials.isdisjoint(names):
+                    self._end(call, _withdrawn("the password that was sent along was changed"))
+                elif not altered.isdisjoint(names):
+                    self._reconsider(call, permit)
+        return False
+
+    def was_reset(self) -> bool:
+        """Asks anew about every call in progress. It is not waited for."""
+        for call, permits in list(self._permits.items()):
+            for permit in permits:
+                self._reconsider(call, permit)
+        return False
+
+    def look(self) -> None:
+        """Ends calls whose certificate has expired by now; all of them if the lease has been over for the grace (8)."""
+        if self._permits and self._knowledge.since_lease_end() > self._grace:
+            for call in list(self._permits):
+                self._end(call, _cut_off())
+            return
+        now = self._wall_clock()
+        for call, permits in list(self._permits.items()):
+            if any(permit.yes.expires is not None and permit.yes.expires <= now for permit in permits):
+                self._end(call, _withdrawn("the certificate has expired"))
+
+    async def close(self) -> None:
+        """Stops asking about calls, and waits for none."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _forget(self, call: Call) -> None:
+        self._permits.pop(call, None)
+
+    def _end(self, call: Call, error: HandclaspError) -> None:
+        # Out of the register at once, so that it is ended once.
+        if self._permits.pop(call, None) is not None:
+            self._spawn(self._ending(call, error))
+
+    async def _ending(self, call: Call, error: HandclaspError) -> None:
+        if await call.end(error):
+            self._counters.aborted += 1
+            _LOG.info(
+                "call_aborted",
+                method=call.method,
+                reason=error.reason,
+                why=error.message.partition(":")[0],
+                user=getattr(call.caller, "user", None),
+                fingerprint=call.peer.fingerprint,
+            )
+
+    def _reconsider(self, call: Call, permit: Permit) -> None:
+        if permit.permission is not None and not permit.being_asked:
+            permit.being_asked = True
+            self._spawn(self._reconsidering(call, permit))
+
+    async def _reconsidering(self, call: Call, permit: Permit) -> None:
+        deadline = self._clock() + self._grace
+        try:
+            while call in self._permits:
+                try:
+                    async with self._asking:
+                        permit.yes = await self._ask(call.peer, permit)
+                except (Unauthenticated, PermissionDenied) as refusal:
+                    decision = {name: value for name, value in refusal.metadata.items() if name == "decision"}
+                    self._end(call, _withdrawn("it was asked about anew, and is not allowed any more", decision))
+                except HandclaspError:
+                    if self._clock() >= deadline:
+                        self._end(call, _cut_off())
+                    await asyncio.sleep(_ASK_AGAIN)
+                else:
+                    return
+        finally:
+            permit.being_asked = False
+
+    async def _ask(self, peer: Peer, permit: Permit) -> Yes:
+        if self.ask_anew is None or permit.permission is None or permit.resource is None:
+            raise Unavailable(Reason.AUTHORIZER_UNAVAILABLE, "nobody can be asked")
+        return await self.ask_anew(peer, permit.permission, permit.resource)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("call_in_progress_not_followed", exc_info=error)
+
+
+def _withdrawn(why: str, metadata: dict[str, str] | None = None) -> PermissionDenied:
+    return PermissionDenied(
+        Reason.AUTHORIZATION_WITHDRAWN,
+        f"taken away while the call ran: {why}; part of it may have been carried out",
+        metadata=metadata,
+    )
+
+
+def _cut_off() -> Unavailable:
+    return Unavailable(
+        Reason.AUTHORIZER_UNAVAILABLE,
+        "whether this is still allowed cannot be found out any more, so the call was ended; part of it may have been"
+        " carried out; try again, and if it stays so tell whoever runs this server",
+    )

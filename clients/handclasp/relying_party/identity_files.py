@@ -1,0 +1,120 @@
+"""A relying party's own certificate and key on disk, which are replaced together although they are two files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from handclasp.serving.files import SecretFileError, read_secret, sync_folder, write_atomically
+from handclasp.serving.tls import TlsIdentity, TlsMaterialError
+
+_NEXT = ".next"
+_PUBLIC_MODE = 0o644
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+class IdentityFiles:
+    """The two files.
+
+    They are replaced so: the new ones are written beside them, ending in `.next`, the key first; then the key is
+    renamed, then the certificate. Whatever a crash leaves is completed or discarded at the next start.
+
+    Args:
+        certificate: PEM of the leaf, and then its intermediates.
+        key: PEM of its private key, not encrypted; mode 0600.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._next_certificate = certificate.with_name(certificate.name + _NEXT)
+        self._next_key = key.with_name(key.name + _NEXT)
+
+    def read(self) -> TlsIdentity:
+        """The identity, checked; what a crash left of its replacement is completed or discarded before.
+
+        Raises:
+            SecretFileError: the key is missing, not to be read, or open to others.
+            OSError: the certificate cannot be read.
+            TlsMaterialError: the two cannot work, as a server's or as a client's.
+        """
+        try:
+            self._recover()
+        except OSError as error:
+            _LOG.warning("identity_not_recovered", fault=str(error), hint="remove the files that end in .next")
+        identity = TlsIdentity(read_secret(self._key), self._certificate.read_bytes())
+        try:
+            _require_usages(identity.check())
+        except TlsMaterialError as error:
+            raise TlsMaterialError(f"{self._certificate} and {self._key}: {error}") from error
+        return identity
+
+    def replace(self, identity: TlsIdentity) -> None:
+        """Has another identity on disk when it returns. If it raises, the old one is, and nothing else.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        try:
+            write_atomically(self._next_key, identity.key_pem, 0o600)
+            write_atomically(self._next_certificate, identity.chain_pem, self._mode())
+        except OSError:
+            self._discard()
+            raise
+        self._complete()
+
+    def _recover(self) -> None:
+        if not self._next_certificate.exists():
+            # Without its certificate a key is good for nothing.
+            self._next_key.unlink(missing_ok=True)
+        elif _are_a_pair(self._next_key if self._next_key.exists() else self._key, self._next_certificate):
+            self._complete()
+            _LOG.info("identity_completed", hint="the last process ended while it replaced its certificate")
+        else:
+            self._discard()
+
+    def _complete(self) -> None:
+        if self._next_key.exists():
+            self._next_key.replace(self._key)
+            sync_folder(self._key.parent)
+        self._next_certificate.replace(self._certificate)
+        sync_folder(self._certificate.parent)
+
+    def _discard(self) -> None:
+        # The certificate first: a key alone is discarded at the next start, too.
+        self._next_certificate.unlink(missing_ok=True)
+        self._next_key.unlink(missing_ok=True)
+
+    def _mode(self) -> int:
+        try:
+            return self._certificate.stat().st_mode & 0o777
+        except OSError:
+            return _PUBLIC_MODE
+
+
+def _are_a_pair(key: Path, certificate: Path) -> bool:
+    try:
+        TlsIdentity(read_secret(key), certificate.read_bytes()).check()
+    except (SecretFileError, OSError, TlsMaterialError):
+        return False
+    return True
+
+
+def _require_usages(leaf: x509.Certificate) -> None:
+    """Without them the handshakes would fail, with a message that says little, and at the other end."""
+    try:
+        usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    except ValueError as error:
+        raise TlsMaterialError("the certificate has extensions that cannot be read; issue another one") from error
+    for usage, name, advice in (
+        (ExtendedKeyUsageOID.SERVER_AUTH, "serverAuth", "issue it with --server-name"),
+        (ExtendedKeyUsageOID.CLIENT_AUTH, "clientAuth", "issue one that has both, with --server-name"),
+    ):
+        if usage not in usages and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usages:
+            raise TlsMaterialError(f"the certificate has no {name}; {advice}")

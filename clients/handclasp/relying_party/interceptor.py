@@ -1,0 +1,78 @@
+"""The interceptor for any gRPC server whose methods are to be allowed by the certificate service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handclasp.errors import PermissionDenied, Reason, Unauthenticated
+from handclasp.relying_party.authorizer import Authorizer
+from handclasp.relying_party.decisions import Allowed
+from handclasp.relying_party.judging import Permission
+from handclasp.serving.interceptor import CallInterceptor, Translate, current_call
+from handclasp.serving.peer import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What it takes to call a method.
+
+    Args:
+        permission: which.
+        resource: on what. A function is called with the parsed request, or with None if the method's requests are
+            streamed; it returns the resource, or raises a typed error. It must be quick, and must not wait.
+    """
+
+    permission: Permission
+    resource: str | Callable[[Any], str]
+
+
+class AuthorizationInterceptor(CallInterceptor):
+    """Lets a call through only if its peer holds what the table says. A method that is not in the table is refused;
+    health and reflection are open to whoever the listener's TLS lets in.
+
+    In handlers `current_peer()` is who calls, and `current_caller()` the `Allowed` with the user.
+
+    Args:
+        requirements: by full method name, `/package.Service/Method`.
+        translate, max_request_length: as of `CallInterceptor`.
+    """
+
+    def __init__(
+        self,
+        authorizer: Authorizer,
+        requirements: Mapping[str, Requirement],
+        *,
+        translate: Translate | None = None,
+        max_request_length: int | None = None,
+    ) -> None:
+        self._authorizer = authorizer
+        self._requirements = dict(requirements)
+        by_request = any(not isinstance(item.resource, str) for item in self._requirements.values())
+        super().__init__(
+            self._admit_by_table,
+            translate,
+            authorize=self._authorize_by_request if by_request else None,
+            max_request_length=max_request_length,
+        )
+
+    async def _admit_by_table(self, method: str, peer: Peer) -> Allowed | None:
+        requirement = self._requirements.get(method)
+        if requirement is None:
+            raise PermissionDenied(Reason.ACCESS_DENIED, f"nobody may call {method} here")
+        if isinstance(requirement.resource, str):
+            return await self._authorizer.require(peer, requirement.permission, requirement.resource)
+        if peer.certificate_der is None:
+            raise Unauthenticated(Reason.CREDENTIALS_MISSING, "call with a client certificate, over mutual TLS")
+        return None
+
+    async def _authorize_by_request(self, method: str, peer: Peer, request: Any) -> None:
+        requirement = self._requirements[method]
+        if isinstance(requirement.resource, str):
+            return
+        resource = requirement.resource(request)
+        allowed = await self._authorizer.require(peer, requirement.permission, resource)
+        call = current_call()
+        if call is not None:
+            call.caller = allowed

@@ -1,0 +1,175 @@
+"""Renews a relying party's own certificate while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from handclasp.authorization.v1 import permission_pb2
+from handclasp.certificates.v1 import certificate_service_pb2 as messages
+from handclasp.client.csr import KeyAndRequest, make_key_and_request
+from handclasp.relying_party.clock import Clock
+from handclasp.relying_party.faults import described
+from handclasp.relying_party.identity_files import IdentityFiles
+from handclasp.relying_party.link import Link
+from handclasp.relying_party.trust import TrustFollower
+from handclasp.relying_party.watch import Watch
+from handclasp.serving.tls import TlsIdentity, TlsMaterialError
+
+CHECK_INTERVAL = 60.0
+"""Seconds between looks at the wall clock. A timer until the day itself would stand still with a suspended machine."""
+
+FIRST_RETRY = 10.0
+LAST_RETRY = 3600.0
+"""Seconds between attempts to renew: doubled from the first to the last."""
+
+_MAY_COME_RIGHT = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+    }
+)
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalTimes:
+    """When to renew. Times are in seconds.
+
+    Args:
+        share_of_life: after which share of the certificate's life.
+        check_interval: between looks at the wall clock.
+        first_retry, last_retry: between attempts.
+    """
+
+    share_of_life: float = 2 / 3
+    check_interval: float = CHECK_INTERVAL
+    first_retry: float = FIRST_RETRY
+    last_retry: float = LAST_RETRY
+
+
+class IdentityRenewal:
+    """Renews the certificate, writes it to disk, and has it used at both ends without a call failing.
+
+    Args:
+        files: where the identity is kept. If it cannot be written, it is used all the same.
+        asked_about: a resource that this relying party may ask about; its own certificate's name is learnt by that.
+        timeout: in seconds, for one call.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        trust: TrustFollower,
+        watch: Watch,
+        files: IdentityFiles,
+        *,
+        wall_clock: Clock,
+        times: RenewalTimes,
+        asked_about: str,
+        timeout: float,
+    ) -> None:
+        self._link = link
+        self._trust = trust
+        self._watch = watch
+        self._files = files
+        self._wall_clock = wall_clock
+        self._times = times
+        self._asked_about = asked_about
+        self._timeout = timeout
+        self._identity = link.identity
+        self._open: tuple[KeyAndRequest, str] | None = None
+        """A request whose answer was lost, with its id: asked again, it gets the same certificate."""
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        delay = self._times.first_retry
+        while True:
+            if not self._is_due():
+                delay = self._times.first_retry
+                await asyncio.sleep(self._times.check_interval)
+                continue
+            try:
+                await self.renew()
+            except (grpc.aio.AioRpcError, TlsMaterialError) as error:
+                if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MAY_COME_RIGHT:
+                    self._open = None
+                _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, self._times.last_retry)
+
+    async def renew(self) -> None:
+        """Renews once, whether it is due or not.
+
+        Raises:
+            grpc.aio.AioRpcError: the service refused, or could not be asked.
+            TlsMaterialError: what it issued cannot work.
+        """
+        identity = await self._renewed()
+        try:
+            await asyncio.to_thread(self._files.replace, identity)
+        except OSError as error:
+            _LOG.warning(
+                "identity_not_written",
+                fault=str(error),
+                hint="it is used, but only until the next start; let this server write its identity's files",
+            )
+        await self._trust.use(identity)
+        self._identity = identity
+        await self._switch(identity)
+        _LOG.info("identity_renewed", expires=self._expiry())
+
+    async def _renewed(self) -> TlsIdentity:
+        if self._open is None:
+            self._open = (await asyncio.to_thread(make_key_and_request), str(uuid.uuid4()))
+        made, request_id = self._open
+        request = messages.RenewCertificateRequest(
+            name=await self._own_name(), csr_pem=made.csr_pem.decode(), request_id=request_id
+        )
+        renewed = await self._link.certificates.RenewCertificate(request, timeout=self._timeout)
+        self._open = None
+        identity = TlsIdentity(made.key_pem, renewed.pem.encode())
+        identity.check()
+        return identity
+
+    async def _own_name(self) -> str:
+        """The name of the certificate that is in use: the service says it in each decision about its holder."""
+        request = messages.CheckPermissionRequest(
+            peer_certificate=_leaf(self._identity).public_bytes(Encoding.DER),
+            permission=permission_pb2.PERMISSION_AUTHORIZE_PEERS,
+            resource=self._asked_about,
+        )
+        decision = await self._link.certificates.CheckPermission(request, timeout=self._timeout)
+        return decision.certificate
+
+    async def _switch(self, identity: TlsIdentity) -> None:
+        """Goes over to a connection with the new identity, as soon as there is one. The old one works meanwhile."""
+        while True:
+            try:
+                await self._link.use(identity, timeout=self._timeout)
+            except TimeoutError:
+                _LOG.warning("identity_not_in_use_yet", retry_in=self._times.first_retry)
+                await asyncio.sleep(self._times.first_retry)
+            else:
+                self._watch.restart()
+                return
+
+    def _is_due(self) -> bool:
+        leaf = _leaf(self._identity)
+        begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        return self._wall_clock() >= begin + (end - begin) * self._times.share_of_life
+
+    def _expiry(self) -> str:
+        return _leaf(self._identity).not_valid_after_utc.isoformat()
+
+
+def _leaf(identity: TlsIdentity) -> x509.Certificate:
+    return x509.load_pem_x509_certificates(identity.chain_pem)[0]

@@ -1,0 +1,1 @@
+"""What any gRPC server built on Handclasp needs: who calls, errors as statuses, TLS, files with secrets."""
