@@ -244,6 +244,7 @@ async def test_every_call_asks_with_certificate_credentials_and_address(pair: Pa
     [
         ("UNKNOWN_CERTIFICATE", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("REVOKED", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
+        ("ON_HOLD", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("EXPIRED", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("NOT_YET_VALID", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),
         ("USER_DISABLED", Unauthenticated, "CERTIFICATE_NOT_ACCEPTED"),

@@ -28,6 +28,7 @@ _NOT_ACCEPTED = frozenset(
     {
         decision_pb2.DECISION_REASON_UNKNOWN_CERTIFICATE,
         decision_pb2.DECISION_REASON_REVOKED,
+        decision_pb2.DECISION_REASON_ON_HOLD,
         decision_pb2.DECISION_REASON_EXPIRED,
         decision_pb2.DECISION_REASON_NOT_YET_VALID,
         decision_pb2.DECISION_REASON_USER_DISABLED,
