@@ -44,6 +44,8 @@ MANAGES = {
     "issue": "OK",
     "get": "OK",
     "update": "OK",
+    "hold": "OK",
+    "reinstate": "OK",
     "revoke": "OK",
     "revoke all": "OK",
     "listed": "yes",
@@ -53,6 +55,8 @@ DOES_NOT = {
     "issue": "ACCESS_DENIED",
     "get": "CERTIFICATE_NOT_FOUND",
     "update": "CERTIFICATE_NOT_FOUND",
+    "hold": "CERTIFICATE_NOT_FOUND",
+    "reinstate": "CERTIFICATE_NOT_FOUND",
     "revoke": "CERTIFICATE_NOT_FOUND",
     "revoke all": "ACCESS_DENIED",
     "listed": "no",
@@ -78,6 +82,8 @@ async def what_works(client: HandclaspClient, user_id: str, certificate: str) ->
         "update": await outcome(certificates.UpdateCertificate(change)),
         "listed": seen(everything),
         "listed by user": seen(of_user),
+        "hold": await outcome(certificates.HoldCertificate(pb.HoldCertificateRequest(name=certificate))),
+        "reinstate": await outcome(certificates.ReinstateCertificate(pb.ReinstateCertificateRequest(name=certificate))),
         "revoke": await outcome(certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=certificate))),
         "revoke all": await outcome(
             certificates.RevokeUserCertificates(pb.RevokeUserCertificatesRequest(user=f"users/{user_id}"))
@@ -412,9 +418,15 @@ class TestProtectedAdministrators:
         identity = await installation.issue(target)
         caller = await installation.new_user(grants={"USER_MANAGEMENT": "users/*"})
         async with acting_as(installation, caller, "certificate") as client:
+            await client.certificates.HoldCertificate(pb.HoldCertificateRequest(name=identity.name))
+            # There is no way back by the same hands.
+            await refused(
+                client.certificates.ReinstateCertificate(pb.ReinstateCertificateRequest(name=identity.name)),
+                PermissionDenied,
+                Reason.ADMINISTRATOR_PROTECTED,
+            )
             await client.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=identity.name))
             await client.accounts.DisableUser(disable(target))
-            # There is no way back by the same hands.
             await refused(client.accounts.EnableUser(enable(target)), PermissionDenied, Reason.ADMINISTRATOR_PROTECTED)
         decision = await installation.relying_party.certificates.CheckPermission(question(identity))
         assert reason_of(decision) == "REVOKED"
@@ -435,6 +447,9 @@ class TestProtectedAdministrators:
             async with acting_as(installation, caller, "certificate") as client:
                 for name, call in TO_AN_ADMINISTRATOR.items():
                     assert (name, await outcome(call(client, target))) == (name, "OK")
+                certificate = await issued(installation, target)
+                await client.certificates.HoldCertificate(pb.HoldCertificateRequest(name=certificate))
+                await client.certificates.ReinstateCertificate(pb.ReinstateCertificateRequest(name=certificate))
                 await client.accounts.CreateAccessProfile(create_profile("wide", grant("TRUST_MANAGEMENT")))
                 await client.accounts.UpdateUser(assign(caller, "administrator", "wide"))
 

@@ -207,6 +207,18 @@ class CertificateService(CertificateServiceServicer):
         )
         return pb.RevokeUserCertificatesResponse(revoked_count=in_force(revoked, context))
 
+    async def HoldCertificate(
+        self, request: pb.HoldCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        held = await self._do.certificates.hold(the_caller(), parse_certificate_name(request.name))
+        return self._message(in_force(held, context))
+
+    async def ReinstateCertificate(
+        self, request: pb.ReinstateCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        reinstated = await self._do.certificates.reinstate(the_caller(), parse_certificate_name(request.name))
+        return self._message(in_force(reinstated, context))
+
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
         return from_decision((await self._do.check.check(the_caller(), question))[0])
