@@ -12,6 +12,7 @@ from handclasp.accounts.v1 import user_pb2
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.client.client import HandclaspClient
+from handclasp.client.csr import make_key_and_request
 from handclasp.errors import NotFound, PermissionDenied, Reason, Unauthenticated
 from tests.rpc.account_calls import (
     PASSWORD,
@@ -165,6 +166,36 @@ class TestCertificates:
         own = await certificates_of(installation, caller)
         assert certificate.created_by == f"users/{caller}"
         assert certificate.created_with == ("" if way == "password" else own[0].name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestRenewing:
+    """It takes the certificate itself, and nothing else: no permission is needed, and none will do instead."""
+
+    @pytest.mark.parametrize("profiles", [(), ("administrator",)], ids=["nothing", "everything"])
+    async def test_only_by_the_certificate_that_is_presented(
+        self, installation: Installation, way: str, profiles: tuple[str, ...]
+    ) -> None:
+        caller = await installation.new_user(*profiles, password=PASSWORD)
+        other = await installation.new_user("regular-user")
+        expected = {"password": "MUTUAL_TLS_REQUIRED", "certificate": "NOT_THE_HOLDER"}[way]
+        csr = make_key_and_request().csr_pem.decode()
+        for user in (other, caller):
+            name = await issued(installation, user)
+            async with acting_as(installation, caller, way) as client:
+                before = await certificates_of(installation, user)
+                renewing = client.certificates.RenewCertificate(pb.RenewCertificateRequest(name=name, csr_pem=csr))
+                assert await outcome(renewing) == expected
+                assert await certificates_of(installation, user) == before
+
+    async def test_by_itself(self, installation: Installation, way: str) -> None:
+        caller = await installation.new_user(password=PASSWORD)
+        identity = await installation.issue(caller)
+        csr = make_key_and_request().csr_pem.decode()
+        # The password is no help, and no harm, beside it.
+        password = PASSWORD if way == "password" else None
+        async with installation.client(identity, user=caller, password=password) as client:
+            await client.certificates.RenewCertificate(pb.RenewCertificateRequest(name=identity.name, csr_pem=csr))
 
 
 @pytest.mark.parametrize("way", WAYS)

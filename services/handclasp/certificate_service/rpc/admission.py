@@ -34,6 +34,7 @@ ADMISSIONS = {
     _CERTIFICATES + "RevokeUserCertificates": Admission.AUTHENTICATED,
     _CERTIFICATES + "HoldCertificate": Admission.AUTHENTICATED,
     _CERTIFICATES + "ReinstateCertificate": Admission.AUTHENTICATED,
+    _CERTIFICATES + "RenewCertificate": Admission.MUTUAL_TLS,
     _CERTIFICATES + "CheckPermission": Admission.MUTUAL_TLS,
     _CERTIFICATES + "BatchCheckPermissions": Admission.MUTUAL_TLS,
     _CERTIFICATES + "AddTrustAnchor": Admission.AUTHENTICATED,
