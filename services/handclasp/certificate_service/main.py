@@ -171,6 +171,7 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
     """Adds all services to a listener; what is for mutual TLS only is up to `rpc/admission.py`."""
     use_cases = UseCases(
         issue=service.issue,
+        renew=service.renew,
         upload=service.upload,
         certificates=service.certificates,
         check=service.check,

@@ -26,7 +26,9 @@ from handclasp.certificate_service.use_cases.check_permission import CheckPermis
 from handclasp.certificate_service.use_cases.denial_log import DenialLog
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
+from handclasp.certificate_service.use_cases.issuing import Issuing
 from handclasp.certificate_service.use_cases.pages import PageTokens
+from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
@@ -53,6 +55,7 @@ class Service:
     profiles: AccessProfiles
     certificates: Certificates
     issue: IssueCertificate
+    renew: RenewCertificate
     upload: UploadCertificate
     check: CheckPermission
     anchors: TrustAnchors
@@ -118,6 +121,13 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         authenticator = Authenticator(facts, passwords, denials, clock)
         access = Access(denials, protect_administrators=settings.protect_administrators)
         tokens = PageTokens(installation.page_token_key)
+        issuing = Issuing(
+            database,
+            installation.issuing,
+            trust_domain=settings.trust_domain,
+            maximum_lifetime=settings.maximum_lifetime,
+            clock=clock,
+        )
 
         async def anchors_changed() -> None:
             await listeners.reload_bundle()
@@ -153,15 +163,8 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             ),
             profiles=AccessProfiles(database, barrier, access, tokens, clock),
             certificates=Certificates(database, barrier, access, tokens, clock),
-            issue=IssueCertificate(
-                database,
-                access,
-                installation.issuing,
-                trust_domain=settings.trust_domain,
-                maximum_lifetime=settings.maximum_lifetime,
-                own_names=settings.server_names,
-                clock=clock,
-            ),
+            issue=IssueCertificate(access, issuing, own_names=settings.server_names),
+            renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,

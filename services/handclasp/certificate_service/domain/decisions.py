@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
 from handclasp.certificate_service.domain.identifiers import (
     access_profile_name,
     certificate_name,
@@ -57,6 +57,7 @@ class CertificateFacts:
     not_before: datetime
     trusted_until: datetime
     revocation: Revocation | None
+    hold: Hold | None
     anchor_id: str | None
     """Of the trust anchor that it chains to; None if it is our own, or the anchor was removed."""
     anchor_removed: bool
@@ -115,6 +116,8 @@ def judge_certificate(facts: PeerFacts, now: datetime) -> Verdict | None:
         unsaid = revocation.reason is RevocationReason.UNSPECIFIED
         why = "no reason given" if unsaid else f"reason {revocation.reason}"
         return Verdict(DecisionReason.REVOKED, f"{name} was revoked at {_utc(revocation.time)}, {why}")
+    if certificate.hold is not None:
+        return Verdict(DecisionReason.ON_HOLD, f"{name} is on hold since {_utc(certificate.hold.time)}")
     if certificate.anchor_removed:
         return Verdict(DecisionReason.ANCHOR_REMOVED, f"the trust anchor that {name} chains to was removed")
     if now >= certificate.trusted_until:

@@ -42,6 +42,7 @@ from handclasp.certificate_service.use_cases.issue_certificate import (
     KeyCustody,
 )
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
+from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate, RenewRequest
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import (
     PossessionProof,
@@ -78,6 +79,7 @@ class UseCases:
     """What the service can do."""
 
     issue: IssueCertificate
+    renew: RenewCertificate
     upload: UploadCertificate
     certificates: Certificates
     check: CheckPermission
@@ -207,6 +209,36 @@ class CertificateService(CertificateServiceServicer):
         )
         return pb.RevokeUserCertificatesResponse(revoked_count=in_force(revoked, context))
 
+    async def HoldCertificate(
+        self, request: pb.HoldCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        held = await self._do.certificates.hold(the_caller(), parse_certificate_name(request.name))
+        return self._message(in_force(held, context))
+
+    async def ReinstateCertificate(
+        self, request: pb.ReinstateCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        reinstated = await self._do.certificates.reinstate(the_caller(), parse_certificate_name(request.name))
+        return self._message(in_force(reinstated, context))
+
+    async def RenewCertificate(
+        self, request: pb.RenewCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        source = request.WhichOneof("key_source")
+        if source is None:
+            raise invalid_field("key_source", "must be csr_pem or csr_der")
+        successor = await self._do.renew.renew(
+            the_caller(),
+            RenewRequest(
+                certificate_id=parse_certificate_name(request.name),
+                csr_pem=request.csr_pem if source == "csr_pem" else None,
+                csr_der=request.csr_der if source == "csr_der" else None,
+                lifetime=to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None,
+                identity=_identity("RenewCertificate", request),
+            ),
+        )
+        return self._message(successor)
+
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
         return from_decision((await self._do.check.check(the_caller(), question))[0])
@@ -291,7 +323,9 @@ def _question(
     )
 
 
-def _identity(method: str, request: pb.IssueCertificateRequest | pb.UploadCertificateRequest) -> RequestIdentity | None:
+def _identity(
+    method: str, request: pb.IssueCertificateRequest | pb.UploadCertificateRequest | pb.RenewCertificateRequest
+) -> RequestIdentity | None:
     """What makes a retry the same request: everything but the id, and but the proof, which is dated."""
     if not request.request_id:
         return None

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import BindParameter, FromClause, Row, Select, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
 from handclasp.certificate_service.domain.decisions import CertificateFacts, PeerFacts, UserFacts
 from handclasp.certificate_service.domain.permissions import Grant, Permission, ProfileGrant
 from handclasp.certificate_service.domain.users import UserState
@@ -62,6 +62,8 @@ _by_fingerprint = select(
     certificates.c.revoke_time,
     certificates.c.revocation_reason,
     certificates.c.revoked_by,
+    certificates.c.hold_time,
+    certificates.c.held_by,
     certificates.c.anchor_fingerprint,
     trust_anchors.c.id.label("anchor_id"),
     *_user_columns,
@@ -222,6 +224,7 @@ def _peer_facts(rows: list[Row[Any]]) -> PeerFacts:
             not_before=first.not_before,
             trusted_until=first.trusted_until,
             revocation=revocation,
+            hold=None if first.hold_time is None else Hold(first.hold_time, first.held_by),
             anchor_id=first.anchor_id,
             anchor_removed=first.anchor_fingerprint is not None and first.anchor_id is None,
         ),

@@ -133,15 +133,24 @@ certificates = Table(
     Column("revoke_time", Moment),
     Column("revocation_reason", String(32)),
     Column("revoked_by", Identifier),
+    Column("hold_time", Moment),
+    Column("held_by", Identifier),
+    Column("renewed_from", Identifier),
     Index(None, "user_id", "id"),
 )
 
-# Pages of revoked certificates, which are few among many.
+# Pages of revoked certificates, and of those on hold, which are few among many.
 Index(
     "ix_certificates_revoked",
     certificates.c.id,
     sqlite_where=certificates.c.revoke_time.is_not(None),
     postgresql_where=certificates.c.revoke_time.is_not(None),
+)
+Index(
+    "ix_certificates_on_hold",
+    certificates.c.id,
+    sqlite_where=certificates.c.hold_time.is_not(None),
+    postgresql_where=certificates.c.hold_time.is_not(None),
 )
 
 trust_anchors = Table(
