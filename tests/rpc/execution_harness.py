@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.authorization.v1.authorization_service_pb2_grpc import add_AuthorizationServiceServicer_to_server
+from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_service_pb2_grpc import (
     CertificateServiceServicer,
@@ -78,6 +78,12 @@ class ScriptedCertificateService(CertificateServiceServicer):
     """Of what is allowed."""
     decided_at: int | None = None
     """The revision of decisions, if it is not that of the watch."""
+    ca: OutsideCA | None = None
+    """Signs what is renewed."""
+    renewals: list[messages.RenewCertificateRequest] = field(default_factory=list)
+    renewal_failure: grpc.StatusCode | None = None
+    bundle_gate: asyncio.Event | None = None
+    """If set, the bundle is read at once, and waits for it before it leaves."""
     gate: asyncio.Event | None = None
     """If set, answers are decided at once, and wait for it before they leave."""
 
@@ -118,9 +124,26 @@ class ScriptedCertificateService(CertificateServiceServicer):
     ) -> messages.TrustBundle:
         await self._misbehave(context)
         self.bundles_read += 1
-        return messages.TrustBundle(
+        bundle = messages.TrustBundle(
             trust_domain="example.test", authorities=self.authorities, trust_anchors=self.trust_anchors
         )
+        if self.bundle_gate is not None:
+            await self.bundle_gate.wait()
+        return bundle
+
+    async def RenewCertificate(  # noqa: N802
+        self, request: messages.RenewCertificateRequest, context: Any
+    ) -> certificate_pb2.Certificate:
+        self.renewals.append(request)
+        if self.renewal_failure is not None:
+            await context.abort(self.renewal_failure, "told not to renew")
+        assert self.ca is not None
+        public_key: Any = x509.load_pem_x509_csr(request.csr_pem.encode()).public_key()
+        renewed = server_leaf(
+            self.ca, "renewed", (None, datetime.now(UTC) + timedelta(days=60)), HasPublicKey(public_key)
+        )
+        self.reasons[renewed.der] = ALLOWED
+        return certificate_pb2.Certificate(name=certificate_name(renewed.der), pem=renewed.pem)
 
     async def _misbehave(self, context: Any) -> None:
         await asyncio.sleep(self.delay)
@@ -181,11 +204,21 @@ class Pair:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options)
 
 
+@dataclass(frozen=True)
+class HasPublicKey:
+    """In place of a private key that only somebody else has."""
+
+    key: Any
+
+    def public_key(self) -> Any:
+        return self.key
+
+
 def server_leaf(
     ca: OutsideCA,
     name: str,
     validity: tuple[datetime | None, datetime | None] = (None, None),
-    key: CertificateIssuerPrivateKeyTypes | None = None,
+    key: Any = None,
 ) -> Issued:
     """A certificate for both sides of TLS on this machine."""
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -206,7 +239,8 @@ async def certificate_service(
     """The scripted service on a port of its own."""
     service = ScriptedCertificateService(  # type: ignore[abstract] # only what is called here
         authorities=[ca.pem],
-        watches=watches or ScriptedWatches(),  # type: ignore[abstract]
+        watches=watches or ScriptedWatches(),
+        ca=ca,
     )
     server = grpc.aio.server(options=server_options(ServerLimits()))
     add_CertificateServiceServicer_to_server(service, server)

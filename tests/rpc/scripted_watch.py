@@ -53,6 +53,9 @@ class ScriptedStream:
 class ScriptedWatches(AuthorizationServiceServicer):
     """Keeps to the protocol unless a test has it do otherwise."""
 
+    async def ExplainDecision(self, _request: Any, context: Any) -> Any:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody asks here")
+
     lease: float = 2.0
     ping_interval: float = 0.1
     revision: int = 10

@@ -72,7 +72,7 @@ KINDS: list[Begin] = [unary, streaming, collecting, chatting, slow_reader]
 async def begun(shop: Shop, begin: Begin) -> asyncio.Task[HandclaspError]:
     """A call that is in its handler."""
     before = shop.orders.begun
-    task = asyncio.ensure_future(begin(shop))
+    task: asyncio.Task[HandclaspError] = asyncio.ensure_future(begin(shop))
     await until(lambda: shop.orders.begun > before)
     await asyncio.sleep(0.1)
     assert not task.done()

@@ -210,6 +210,10 @@ async def test_a_pong_that_comes_before_its_change_extends_nothing(tmp_path: Pat
 async def test_a_pong_to_a_ping_of_an_earlier_stream_extends_nothing(tmp_path: Path, short: ScriptedWatches) -> None:
     kept: list[int] = []
 
+    def keep(_stream: ScriptedStream, ping: Ping) -> bool:
+        kept.append(ping.number)
+        return False
+
     def answer_old_ones(stream: ScriptedStream, ping: Ping) -> bool:
         if len(short.streams) == 1:
             return True
@@ -219,7 +223,7 @@ async def test_a_pong_to_a_ping_of_an_earlier_stream_extends_nothing(tmp_path: P
 
     async with running_shop(tmp_path, watches=short) as shop:
         await shop.unary()
-        short.answers = lambda _stream, ping: kept.append(ping.number) is not None
+        short.answers = keep
         await until(lambda: len(kept) >= 3)
         short.answers = answer_old_ones
         short.stream.end(grpc.StatusCode.UNAVAILABLE)

@@ -8,17 +8,18 @@ from handclasp.relying_party.knowledge import Position
 class Acknowledgement:
     """The position that may be acknowledged: what is applied, or less while something else has yet to follow it.
 
-    Never more than what is applied (4). While it is held, the start of a stream says this position, too, and not the
-    applied one, since it acknowledges (16).
+    Never more than what is applied (4).
 
     Attributes:
         position: None before anything may be acknowledged.
+        held: whether something has yet to follow. No stream is begun meanwhile: its start says what is applied, and
+            acknowledges that (16).
     """
 
     def __init__(self) -> None:
         self.position: Position | None = None
         self._applied: Position | None = None
-        self._held = False
+        self.held = False
 
     @property
     def revision(self) -> int:
@@ -28,23 +29,17 @@ class Acknowledgement:
     def applied(self, position: Position, *, hold: bool) -> None:
         """A position is applied. With `hold`, it and what follows is not acknowledged until it is `covered`."""
         self._applied = position
-        self._held = self._held or hold
-        if not self._held:
+        self.held = self.held or hold
+        if not self.held:
             self.position = position
 
-    def covered(self, position: Position | None, *, all_of_it: bool) -> bool:
-        """What was waited for has followed up to a position; with `all_of_it`, nothing is waited for any more.
-
-        Returns:
-            Whether there is something new to acknowledge.
-        """
-        before = self.revision
+    def covered(self, position: Position | None, *, all_of_it: bool) -> None:
+        """What was waited for has followed up to a position; with `all_of_it`, nothing is waited for any more."""
         if all_of_it:
-            self._held = False
+            self.held = False
             self.position = self._applied
-        elif position is not None and position.revision > before:
+        elif position is not None and position.revision > self.revision:
             self.position = position
-        return self.revision > before
 
     def forget(self) -> None:
         """Nothing was applied: history was lost."""

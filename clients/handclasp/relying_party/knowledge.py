@@ -93,7 +93,10 @@ class Knowledge:
         if revision < self._floor:
             return False
         changed = self._changed
-        return all(changed.get(name, 0) <= revision for name in rests_on)
+        for name in rests_on:  # noqa: SIM110 a generator takes twice as long, and this is in the way of every call
+            if changed.get(name, 0) > revision:
+                return False
+        return True
 
     def begin_stream(self) -> None:
         """A new stream has been welcomed. What pings of an earlier one are answered with is worth nothing (2)."""

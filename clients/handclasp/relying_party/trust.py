@@ -23,7 +23,7 @@ FIRST_RETRY = 0.2
 LAST_RETRY = 5.0
 """Seconds between attempts to read the bundle: doubled from the first to the last."""
 
-_SHORTEST_WAIT = 0.05  # seconds
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 5.0  # seconds that an acknowledgement waits
 _ANCHORS = "trustAnchors/"
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -109,7 +109,7 @@ class TrustFollower:
         self._awaited = max(self._awaited, revision)
         self._wanted.set()
         if self._patience is None:
-            wait = max(self._watch.lease / 2, _SHORTEST_WAIT)
+            wait = min(max(self._watch.lease / 2, _SHORTEST_WAIT), _LONGEST_WAIT)
             self._patience = asyncio.get_running_loop().call_later(wait, self._lose_patience)
 
     def _lose_patience(self) -> None:

@@ -82,6 +82,10 @@ class Watch:
         delay = 0.0
         try:
             while True:
+                while self._acknowledgement.held:
+                    # Not for long: followers do not have it wait for more than half a lease.
+                    self._to_write.clear()
+                    await self._to_write.wait()
                 self._good = False
                 self._stream = asyncio.create_task(self._watch(), name="watch stream")
                 # Not awaited itself: that it was cancelled must not look as if this here were.
@@ -112,8 +116,8 @@ class Watch:
 
     def covered(self, position: Position | None, *, all_of_it: bool) -> None:
         """A follower for which the acknowledgement waited is done, up to a position or with all of it."""
-        if self._acknowledgement.covered(position, all_of_it=all_of_it):
-            self._to_write.set()
+        self._acknowledgement.covered(position, all_of_it=all_of_it)
+        self._to_write.set()
 
     def log_lease(self) -> None:
         """Logs once if the lease has run out. Nothing depends on it."""
@@ -169,11 +173,12 @@ class Watch:
         elif kind == "reset":
             _LOG.info("knowledge_reset", history_lost=message.reset.history_lost)
             self._decisions.forget()
-            if message.reset.history_lost:
+            position = to_position(message.reset.position)
+            if message.reset.history_lost or position.revision < self._knowledge.revision:
                 self._knowledge.lose_history()
                 self._acknowledgement.forget()
                 raise _HistoryLostError
-            self._knowledge.reset(to_position(message.reset.position))
+            self._knowledge.reset(position)
             holds = [follower.was_reset() for follower in self._followers]
         else:
             return  # Of a newer service: what it takes to be safe is in the kinds above.

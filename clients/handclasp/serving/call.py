@@ -17,8 +17,8 @@ from handclasp.serving.trailers import fitting_details, fitting_message
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-ABORT_TIMEOUT = 5.0
-"""Seconds in which a client takes the status. One that reads nothing at all must not keep its call from ending."""
+ABORT_TIMEOUT = 1.0
+"""Seconds for sending the status before the handler is cancelled. For a client that does not read, it stays queued."""
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

@@ -199,9 +199,10 @@ def test_an_acknowledgement_that_is_held_falls_behind_and_catches_up() -> None:
     acknowledgement.applied(positions[3], hold=False)
     assert acknowledgement.position == positions[1]
     acknowledgement.applied(positions[4], hold=True)
-    assert acknowledgement.covered(positions[3], all_of_it=False)
+    acknowledgement.covered(positions[3], all_of_it=False)
+    assert acknowledgement.held
     assert acknowledgement.position == positions[3]
-    assert acknowledgement.covered(positions[4], all_of_it=True)
+    acknowledgement.covered(positions[4], all_of_it=True)
     assert acknowledgement.position == positions[4]
     acknowledgement.applied(positions[5], hold=False)
     assert acknowledgement.revision == 5
