@@ -1,4 +1,42 @@
-/* HEADER */
+/* The barrier of docs/revocation.md, for the checker Spin. Numbers in brackets are its rules. test_barrier_model.py
+   runs it.
+
+   What is modelled
+   - One certificate service. A taking-away is four steps, between which anything may happen: commit, publication,
+     taking the list, returning (9, 10). Its caller may leave at any step; asked for again, it waits again (15).
+     Reinstatements, and changes of something else, are committed by one step and published by a later one.
+   - Crashes, at any time and without limit: records, acknowledgements and streams are gone, the database stays, and
+     the barrier is closed for longer than a lease (13).
+   - Relying parties: pings and pongs with numbers and revisions (1 to 3), changes applied in one step and
+     acknowledged in another (4, 16), changes joined in one message (17), questions and answers on their way, a
+     remembered yes, calls that join a question that is there (5, 6, 8). A process is frozen, or a message late, when
+     others move on without it.
+   - Streams keep order. They break at any time, with what was on them; a new one begins where the last one left off,
+     or with a reset. What was sent on the one before may still reach the service (2, 11).
+   - Time: the steps of one clock, at which all that is left of leases and waits gets less. It has no end, since only
+     what is left is kept. The service waits one tick longer than the lease, which stands for the rates of clocks.
+
+   What is bounded: ticks of a lease, changes, unanswered pings, messages on a stream, streams with messages on their
+   way (the last two), questions at a time (one for each relying party). What is not: time, crashes, streams, pings,
+   questions, calls.
+
+   What is left out
+   - Several replicas on one database, two services at once (13), marks and restored backups, row locks (14), relying
+     parties that start anew or lose their own right, the grace and the aborts of calls in progress (8, 17), least
+     revisions of questions (17: the service's snapshot is always new enough here), the data of a decision besides one
+     certificate.
+   - Publication is taken to be in order: who publishes a revision has published all those before. FAULT_GAP breaks
+     that.
+   - Messages are lost only with their stream, and revisions that are published together are sent as one message.
+   - Where there are two relying parties, nothing is left of their last streams and there are no resets (REMAINS=0);
+     with ASKING=1 the second one asks nothing. Calls at one relying party do not see what the other one does, which is
+     there for the barrier to wait for: what one alone can do wrong is searched with one, and in more detail.
+
+   FAULT_... puts a fault in, which must be found. SPARE_... takes out what the law does not need, as long as the rest
+   is there. INVARIANT checks the invariant, too. REACH=n finds a run to the n-th of the things below that must be
+   able to happen. The searches, each complete and without an error, with INVARIANT, on one core:
+
+   FIGURES */
 
 /* Relying parties, and how many of them ask questions; the others only hold leases. */
 #ifndef PARTIES
@@ -61,8 +99,8 @@ byte need[PARTIES];
 /* The taking-away has returned, and no reinstatement was committed since: whatever call begins now is late. */
 bool gone;
 
-/* The relying parties. `told` is what was last acknowledged on the stream. `left` is what is left, by ping, of the lease
-   that its pong will be worth. Numbers are used again once no ping is unanswered. */
+/* The relying parties. `told` is what was last acknowledged on the stream. `left` is what is left, by ping, of the
+   lease that its pong will be worth. Numbers are used again once no ping is unanswered. */
 byte applied[PARTIES] = 1;
 byte told[PARTIES] = 1;
 byte lease[PARTIES];
@@ -98,8 +136,8 @@ hidden byte number, position, at;
 /* Whether a taking-away is among the revisions above `from`, up to `to`. */
 #define TAKES(from, to) (((LOG & ((2 << (to)) - 1)) >> ((from) + 1)) != 0)
 
-/* The invariant behind the law. Leases are extended by pongs only, and `applied` never goes back: so it is enough to look
-   when a pong arrives and when a call returns. */
+/* The invariant behind the law. Leases are extended by pongs only, and `applied` never goes back: so it is enough to
+   look when a pong arrives and when a call returns. */
 #ifdef INVARIANT
 byte returned;
 #define HOLDS(i) assert(lease[i] == 0 || applied[i] >= returned)
@@ -457,7 +495,7 @@ inline no_pings(i) {
 
 proctype Party(byte i) {
     do
-    /* A stream is opened. Whatever came on the last one is worth nothing, and so are answers to what was asked on it. */
+    /* A stream is opened. What comes on the last one is worth nothing, and nor are answers to what was asked on it. */
     :: d_step {
         i >= ASKING || empty(earlier[i]) ->
         do
@@ -555,8 +593,8 @@ proctype Party(byte i) {
     skip
 }
 
-/* Calls at a relying party, and the questions that they share. A late call is there whenever `gone`; the others, of which
-   there is no end, matter by what they ask and by what is remembered of it. */
+/* Calls at a relying party, and the questions that they share. A late call is there whenever `gone`; the others, of
+   which there is no end, matter by what they ask and by what is remembered of it. */
 proctype Calls(byte i) {
     do
     :: d_step {
