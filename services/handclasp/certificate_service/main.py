@@ -110,7 +110,7 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
     # Before anybody is granted a lease: whoever serves the database after this process waits for those.
-    await service.replica.register()
+    await service.coordination.replica.register()
     interceptor = CallInterceptor(
         Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )
@@ -139,7 +139,7 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
             ("denials", service.denials.run()),
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
-            ("lease on the database", service.replica.run()),
+            *service.coordination.background().items(),
         ):
             stack.callback(stop.on_failure(asyncio.create_task(task, name=name)).cancel)
         opened = Ports(tls=ports[0], mtls=ports[1], health=http.port)

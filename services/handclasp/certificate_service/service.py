@@ -33,11 +33,8 @@ from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
 from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits
-from handclasp.certificate_service.watching.barrier import Barrier
 from handclasp.certificate_service.watching.boottime import boottime
-from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
-from handclasp.certificate_service.watching.replica import OtherReplicas, ReplicaLease
+from handclasp.certificate_service.watching.coordination import Coordination, coordinate
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Service:
     check: CheckPermission
     anchors: TrustAnchors
     explain: ExplainDecision
-    replica: ReplicaLease
+    coordination: Coordination
     watching: WatchAuthorization
 
 
@@ -83,17 +80,21 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         database = open_database(settings.url())
         stack.push_async_callback(database.close)
         await migrate(database)
-        feed = ChangeFeed(database)
-        database.tell(feed)
-        stack.push_async_callback(feed.close)
-        await feed.open()
-        alone = settings.sqlite_file is not None
-        replica = ReplicaLease(database, feed, boottime, seconds=settings.lease, alone=alone)
-        others = OtherReplicas(database, replica, boottime)
-        # From now on the leases of those who served the database before are counted down.
-        await others.look()
-        leases = Leases(boottime, maximum=settings.maximum_watchers)
-        barrier = Barrier(database, feed, [leases, others])
+
+        async def reload_anchors() -> None:
+            await listeners.reload_bundle()
+
+        coordination = await coordinate(
+            database,
+            url=settings.url(),
+            lease=settings.lease,
+            maximum_watchers=settings.maximum_watchers,
+            notifications=settings.database_notifications,
+            reload_anchors=reload_anchors,
+            clock=boottime,
+        )
+        stack.push_async_callback(coordination.close)
+        barrier = coordination.barrier
         installation = await open_installation(
             database,
             settings.data_dir / "keys",
@@ -129,12 +130,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             clock=clock,
         )
 
-        async def anchors_changed() -> None:
-            await listeners.reload_bundle()
-
-        anchors = TrustAnchors(
-            database, barrier, access, tokens, own=installation.certificates, changed=anchors_changed, clock=clock
-        )
+        anchors = TrustAnchors(database, barrier, access, tokens, own=installation.certificates, clock=clock)
         listeners = ListenerCredentials(
             installation,
             names=settings.server_names,
@@ -169,11 +165,11 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
             explain=ExplainDecision(denials, access),
-            replica=replica,
+            coordination=coordination,
             watching=WatchAuthorization(
-                feed,
-                leases,
-                replica,
+                coordination.feed,
+                coordination.leases,
+                coordination.replica,
                 WatchLimits(settings.lease, settings.ping_interval),
                 facts=facts,
                 authenticator=authenticator,

@@ -39,6 +39,11 @@ class CertificateServiceSettings(SectionSettings):
         description="postgresql+psycopg://USER@HOST/NAME, or sqlite+aiosqlite:///FILE; SQLite in the data folder if"
         " unset.",
     )
+    database_notifications: bool = Field(
+        True,
+        description="Whether processes that serve one PostgreSQL hear of changes by its notifications. Without, as"
+        " behind a pooler that does not pass them on, they read them with each renewal of their lease.",
+    )
     key_passphrase: SecretStr | None = Field(None, description="Encrypts the CA keys, from the first start on.")
     trust_domain: str = Field(
         "handclasp.local", description="Stands in every certificate; fixed from the first start on."

@@ -16,8 +16,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
 from handclasp.certificate_service.storage.group_commit import GroupCommit
+from handclasp.certificate_service.storage.notifications import say
 from handclasp.certificate_service.storage.revisions import (
     advance,
+    lock_head,
     read_head,
     read_newest_revisions,
     read_revisions,
@@ -69,6 +71,13 @@ class Transaction(Snapshot):
         """
         self.changes.append(Change(name, effect))
 
+    async def alone(self) -> None:
+        """From here on nobody else commits a change, in whatever process, until this is over.
+
+        For a check that looks at more than what is to be changed, and is followed by `touch`: the last administrator.
+        """
+        await lock_head(self._connection)
+
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement that changes something."""
         self.wrote = True
@@ -117,6 +126,7 @@ class Database:
         queries: each query sees what is committed by then; it has no transactions.
         lookups: the same, for queries that find a few rows by index.
         writer: commits are on disk when they return.
+        shared: whether other processes may serve it, too.
     """
 
     def __init__(
@@ -127,17 +137,29 @@ class Database:
         lookups: AsyncEngine,
         writer: AsyncEngine,
         batch: int,
+        shared: bool,
     ) -> None:
         self._snapshots = snapshots
         self._queries = queries
         self._lookups = lookups
         self._writer = writer
         self._revisions = _Revisions()
+        self._shared = shared
         self._commits = GroupCommit(writer, Transaction, self._revisions, batch=batch)
 
     def tell(self, listener: CommitListener) -> None:
         """Has a listener, the only one, told of each change from now on."""
         self._revisions.listener = listener
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may serve the database, too: on PostgreSQL, not on SQLite."""
+        return self._shared
+
+    async def say(self, channel: str, text: str) -> None:
+        """Tells the other processes that serve a shared database."""
+        async with self._queries.connect() as connection:
+            await say(connection, channel, text)
 
     @property
     def writer(self) -> AsyncEngine:
@@ -232,6 +254,7 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             lookups=lookups.execution_options(**{_NO_BEGIN: True}),
             writer=_sqlite_engine(url, "BEGIN IMMEDIATE", size=1, connect=connect_for_writing),
             batch=batch,
+            shared=False,
         )
     if kind == "postgresql":
         engine = create_async_engine(
@@ -252,6 +275,7 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             lookups=queries,
             writer=engine,
             batch=batch,
+            shared=True,
         )
     raise ValueError(f"a database of the kind '{kind}' is not supported; use sqlite+aiosqlite or postgresql+psycopg")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from handclasp.errors import HandclaspError
@@ -149,10 +150,11 @@ class GroupCommit(Generic[W, S]):
 
     async def _alone(self, job: _Job[W]) -> None:
         try:
-            async with self._transaction_of_all() as connection:
-                piece = self._transaction(connection)
-                result = await job.work(piece)
-                seal = await self._sealing.seal(connection, [piece])
+            try:
+                result, seal = await self._run_alone(job)
+            except IntegrityError:
+                # Another process put the same on file since it was looked for. Looked for again, it is found.
+                result, seal = await self._run_alone(job)
         except BaseException as error:  # raised where the work was submitted
             _settle(job.done, None, error)
             if not isinstance(error, Exception):
@@ -161,6 +163,12 @@ class GroupCommit(Generic[W, S]):
             self._tell_of_seal(seal)
             _tell(job, result)
             _settle(job.done, (result, seal), None)
+
+    async def _run_alone(self, job: _Job[W]) -> tuple[Any, S]:
+        async with self._transaction_of_all() as connection:
+            piece = self._transaction(connection)
+            result = await job.work(piece)
+            return result, await self._sealing.seal(connection, [piece])
 
     @asynccontextmanager
     async def _transaction_of_all(self) -> AsyncIterator[AsyncConnection]:

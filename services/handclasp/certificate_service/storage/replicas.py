@@ -18,27 +18,43 @@ class Replica:
         lease: seconds, from before the last renewal's transaction began.
         renewals: moves with each renewal.
         acknowledged: the revision up to which nobody who watches that process acts on what was so before.
+        watchers: how many hold a lease of it.
     """
 
     id: str
     lease: float
     renewals: int
     acknowledged: int
+    watchers: int
 
 
 async def add_replica(transaction: Transaction, replica_id: str, *, lease: float, acknowledged: int) -> None:
     await transaction.execute(
         insert(replicas).values(
-            id=replica_id, lease_milliseconds=round(lease * 1000), renewals=0, acknowledged=acknowledged
+            id=replica_id,
+            lease_milliseconds=round(lease * 1000),
+            renewals=0,
+            acknowledged=acknowledged,
+            watchers=0,
         )
     )
 
 
-async def renew_replica(transaction: Transaction, replica_id: str) -> bool:
+async def renew_replica(transaction: Transaction, replica_id: str, *, acknowledged: int, watchers: int) -> bool:
     """Whether it was there to be renewed."""
-    statement = update(replicas).where(replicas.c.id == replica_id).values(renewals=replicas.c.renewals + 1)
+    statement = (
+        update(replicas)
+        .where(replicas.c.id == replica_id)
+        .values(renewals=replicas.c.renewals + 1, acknowledged=acknowledged, watchers=watchers)
+    )
     done = await transaction.execute(statement.returning(replicas.c.id))
     return done.one_or_none() is not None
+
+
+async def acknowledge_as_replica(transaction: Transaction, replica_id: str, revision: int) -> None:
+    """Says that nobody who watches that process acts any more on what was so before that revision."""
+    mine = (replicas.c.id == replica_id, replicas.c.acknowledged < revision)
+    await transaction.execute(update(replicas).where(*mine).values(acknowledged=revision))
 
 
 async def forget_replica(transaction: Transaction, replica: Replica) -> None:
@@ -50,4 +66,6 @@ async def forget_replica(transaction: Transaction, replica: Replica) -> None:
 async def other_replicas(snapshot: Snapshot, replica_id: str) -> list[Replica]:
     """All but that one."""
     rows = await snapshot.fetch(select(replicas).where(replicas.c.id != replica_id).order_by(replicas.c.id))
-    return [Replica(row.id, row.lease_milliseconds / 1000, row.renewals, row.acknowledged) for row in rows]
+    return [
+        Replica(row.id, row.lease_milliseconds / 1000, row.renewals, row.acknowledged, row.watchers) for row in rows
+    ]

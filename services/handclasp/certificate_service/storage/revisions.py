@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, String, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
+from handclasp.certificate_service.storage.notifications import REVISIONS
 from handclasp.certificate_service.storage.schema import revision_head, revisions
 
 KEPT = 10_000
@@ -26,6 +27,10 @@ _advance = (
     .values(revision=revision_head.c.revision + 1, mark=bindparam("new_mark"))
     .returning(revision_head.c.revision)
 )
+# The same, and tells the other processes that serve the database, when it commits.
+_moved = _advance.cte("moved")
+_advance_and_tell = select(_moved.c.revision, func.pg_notify(f"handclasp_{REVISIONS}", cast(_moved.c.revision, String)))
+_lock = select(revision_head.c.revision).with_for_update()
 _add = insert(revisions)
 _head = select(revision_head.c.revision, revision_head.c.mark)
 
@@ -36,11 +41,18 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> Pos
     The head's row stays locked until that commits, so revisions are committed in their order.
     """
     mark = secrets.randbits(_MARK_BITS)
-    revision = int((await connection.execute(_advance, {"new_mark": mark})).scalar_one())
+    moving = _advance_and_tell if connection.dialect.name == "postgresql" else _advance
+    revision = int((await connection.execute(moving, {"new_mark": mark})).scalar_one())
     await connection.execute(_add, [{"revision": revision, "mark": mark, "changes": _text(changes)}])
     if revision % _TRIM_EVERY == 0:
         await connection.execute(delete(revisions).where(revisions.c.revision <= revision - KEPT))
     return Position(revision, mark)
+
+
+async def lock_head(connection: AsyncConnection) -> None:
+    """Lets nobody else commit a change until the connection's transaction is over; what is read from then on includes
+    all that others have committed. SQLite has one writer anyway."""
+    await connection.execute(_lock)
 
 
 async def read_head(connection: AsyncConnection) -> Position:

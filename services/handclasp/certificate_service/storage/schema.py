@@ -224,4 +224,5 @@ replicas = Table(
     Column("lease_milliseconds", BigInteger, nullable=False),
     Column("renewals", BigInteger, nullable=False),
     Column("acknowledged", BigInteger, nullable=False),
+    Column("watchers", BigInteger, nullable=False),
 )

@@ -115,6 +115,7 @@ class AccessProfiles:
         held = None if grants is None else _check_grants(grants)
 
         async def work(transaction: Transaction) -> AccessProfile:
+            await transaction.alone()
             profile = await _changeable(transaction, profile_id)
             if held is not None:
                 self._access.protect_handing_out(caller, lacking(profile.grants, held), name)
@@ -141,6 +142,7 @@ class AccessProfiles:
         self._access.require(caller, Permission.ACCESS_CONTROL, name)
 
         async def work(transaction: Transaction) -> None:
+            await transaction.alone()
             await _changeable(transaction, profile_id)
             if await profile_in_use(transaction, profile_id):
                 raise FailedPrecondition(

@@ -133,6 +133,7 @@ class Certificates:
         hold = Hold(self._clock(), caller.user_id)
 
         async def work(transaction: Transaction) -> tuple[Certificate, bool]:
+            await transaction.alone()
             _refuse_revoked(await self._find(transaction, caller, certificate_id), "put on hold")
             changed = await hold_certificate(transaction, certificate_id, hold)
             if changed:
@@ -157,6 +158,7 @@ class Certificates:
         """
 
         async def work(transaction: Transaction) -> tuple[Certificate, bool]:
+            await transaction.alone()
             found = await self._find(transaction, caller, certificate_id)
             # It gives: whoever holds the key acts as that user again.
             self._access.protect(caller, (await user_facts(transaction, [found.user_id]))[found.user_id])

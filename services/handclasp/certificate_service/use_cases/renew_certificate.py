@@ -74,6 +74,7 @@ class RenewCertificate:
         )
 
         async def check(transaction: Transaction) -> None:
+            await transaction.alone()
             # Somebody may have taken it away since the caller was admitted; whoever did was told that it is in force.
             _check_still_good(await _find(transaction, renewed.id), self._clock())
             owner = await active_owner(transaction, renewed.user_id)

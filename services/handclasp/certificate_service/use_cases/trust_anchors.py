@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import structlog
 from cryptography import x509
@@ -27,8 +24,6 @@ from handclasp.certificate_service.x509.anchors import conflict, conflict_with_o
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason
 
-T = TypeVar("T")
-
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
@@ -45,7 +40,6 @@ class TrustAnchors:
 
     Args:
         own: this service's CA certificates, root first.
-        changed: called after each change is committed, before the call returns.
     """
 
     def __init__(
@@ -56,7 +50,6 @@ class TrustAnchors:
         tokens: PageTokens,
         *,
         own: tuple[x509.Certificate, ...],
-        changed: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
         self._database = database
@@ -64,9 +57,7 @@ class TrustAnchors:
         self._access = access
         self._tokens = tokens
         self._own = own
-        self._changed = changed
         self._clock = clock
-        self._telling: set[asyncio.Future[None]] = set()
 
     async def add(
         self, caller: Caller, *, pem: str | None, der: bytes | None, display_name: str
@@ -97,6 +88,7 @@ class TrustAnchors:
         )
 
         async def work(transaction: Transaction) -> TrustAnchor:
+            await transaction.alone()
             known = await all_anchors(transaction)
             for other in known:
                 if other.fingerprint == fresh.fingerprint:
@@ -131,7 +123,7 @@ class TrustAnchors:
                 by=caller.user,
             )
 
-        return await self._change(work, log)
+        return await self._barrier.write(work, log)
 
     async def list(self, caller: Caller, request: PageRequest) -> Page[TrustAnchor]:
         """Raises InvalidArgument for the page size or the page token."""
@@ -160,23 +152,7 @@ class TrustAnchors:
         def log(_: None) -> None:
             _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
 
-        return await self._change(work, log)
-
-    async def _change(self, work: Callable[[Transaction], Awaitable[T]], log: Callable[[T], None]) -> InForce[T]:
-        """Commits, and then tells of the change, which whoever leaves meanwhile does not hold up."""
-        telling: list[asyncio.Future[None]] = []
-
-        def committed(done: T) -> None:
-            log(done)
-            task = asyncio.ensure_future(self._changed())
-            # The event loop holds tasks weakly.
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
-            telling.append(task)
-
-        done = await self._barrier.write(work, committed)
-        await asyncio.shield(asyncio.gather(*telling))
-        return done
+        return await self._barrier.write(work, log)
 
     async def bundle(self) -> TrustBundle:
         """What servers of the trust domain let in: our own CAs come first."""

@@ -163,6 +163,7 @@ class Users:
         profiles = None if profile_ids is None else _check_profile_ids(profile_ids)
 
         async def work(transaction: Transaction) -> User:
+            await transaction.alone()
             user = await _existing(transaction, user_id)
             if text is not None:
                 user = replace(user, display_name=text)
@@ -195,6 +196,7 @@ class Users:
         self._access.require(caller, Permission.USER_MANAGEMENT, user_name(user_id))
 
         async def work(transaction: Transaction) -> User:
+            await transaction.alone()
             user = await _existing(transaction, user_id)
             if user.state is UserState.DISABLED:
                 return user
@@ -220,6 +222,7 @@ class Users:
         self._access.require(caller, Permission.USER_MANAGEMENT, user_name(user_id))
 
         async def work(transaction: Transaction) -> User:
+            await transaction.alone()
             user = await _existing(transaction, user_id)
             self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
             if user.state is UserState.ACTIVE:
@@ -253,6 +256,7 @@ class Users:
         password_hash = await self._argon2.hash(composed)
 
         async def work(transaction: Transaction) -> User:
+            await transaction.alone()
             await _existing(transaction, user_id)
             self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
             if own and await find_password_hash(transaction, user_id) != before:

@@ -72,6 +72,11 @@ class ChangeFeed:
         elif revision.position.revision > self._head.revision:
             self.in_doubt()
 
+    def heard(self, text: str) -> None:
+        """Another process, or this one, has said that it committed a revision."""
+        if text.isdecimal() and int(text) > self._head.revision:
+            self.in_doubt()
+
     def in_doubt(self) -> None:
         """Has the history read: something may have been committed that nobody told of."""
         self._doubts += 1

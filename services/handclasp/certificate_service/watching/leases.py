@@ -109,6 +109,21 @@ class Leases:
             _, _, wait = heapq.heappop(holder.awaited)
             wait.acknowledged_by(holder)
 
+    def running(self) -> int:
+        """How many leases run."""
+        now = self._clock()
+        return sum(holder.lease_until > now for holder in self._holders.values())
+
+    def settled_up_to(self, head: int) -> int:
+        """The revision up to which nobody here acts any more on what was so before.
+
+        Args:
+            head: the last revision that is published: whoever has no lease now gets one only under that.
+        """
+        now = self._clock()
+        late = [holder.acknowledged for holder in self._holders.values() if holder.lease_until > now]
+        return min([head, *late])
+
     async def settle(self, revision: int) -> Settled:
         """Returns once nobody acts any more on what was so before that revision, which must be published (rule 9).
 

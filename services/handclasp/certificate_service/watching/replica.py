@@ -14,21 +14,14 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import Database
-from handclasp.certificate_service.storage.replicas import (
-    Replica,
-    add_replica,
-    forget_replica,
-    other_replicas,
-    renew_replica,
-)
+from handclasp.certificate_service.storage.replicas import add_replica, renew_replica
 from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Settled, waited
+from handclasp.certificate_service.watching.leases import Leases
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 _RENEWALS_IN_A_LEASE = 4
-_LOOK_SECONDS = 0.05
 
 
 class ReplicaLease:
@@ -40,9 +33,12 @@ class ReplicaLease:
             not be renewed. Its row is there all the same, for whoever comes after it (rule 13).
     """
 
-    def __init__(self, database: Database, feed: ChangeFeed, clock: BootTime, *, seconds: float, alone: bool) -> None:
+    def __init__(
+        self, database: Database, feed: ChangeFeed, leases: Leases, clock: BootTime, *, seconds: float, alone: bool
+    ) -> None:
         self._database = database
         self._feed = feed
+        self._leases = leases
         self._clock = clock
         self._seconds = seconds
         self._alone = alone
@@ -80,7 +76,10 @@ class ReplicaLease:
     async def _renew(self) -> None:
         # From before the transaction begins: others count from when they see it.
         began = self._clock()
-        if not await self._database.write(lambda transaction: renew_replica(transaction, self.id)):
+        # What is settled is said along, for whoever waits and hears no notifications.
+        acknowledged, watchers = self._leases.settled_up_to(self._feed.head.revision), self._leases.running()
+        work = partial(renew_replica, replica_id=self.id, acknowledged=acknowledged, watchers=watchers)
+        if not await self._database.write(work):
             _LOG.warning("lease_on_database_lost", hint="this process, or its link to the database, was held up")
             await self.register()
             return
@@ -92,52 +91,3 @@ class ReplicaLease:
         anything is granted on (rule 19)."""
         head = await self._database.history_head()
         await self._feed.reached(head.revision)
-
-
-class OtherReplicas:
-    """The other processes that serve the database, or served it a moment ago, as a source of answers for the barrier.
-
-    Args:
-        own: this process's row is not looked at.
-    """
-
-    def __init__(self, database: Database, own: ReplicaLease, clock: BootTime) -> None:
-        self._database = database
-        self._own = own
-        self._clock = clock
-        self._seen: dict[tuple[str, int], float] = {}
-
-    async def look(self) -> list[Replica]:
-        """The rows of the others. Remembers when each renewal was seen first: its lease began before that."""
-        found = await self._database.query(lambda snapshot: other_replicas(snapshot, self._own.id))
-        now = self._clock()
-        self._seen = {(one.id, one.renewals): self._seen.get((one.id, one.renewals), now) for one in found}
-        return found
-
-    async def settle(self, revision: int) -> Settled:
-        """Returns once each of the others has acknowledged the revision, which is committed, or its lease is over.
-
-        Later renewals do not prolong the wait: whoever renews reads a head that includes the revision (rules 19, 20).
-        """
-        found = await self.look()
-        deadlines = {one.id: self._seen[one.id, one.renewals] + waited(one.lease) for one in found}
-        while deadlines:
-            now = self._clock()
-            for one in found:
-                deadline = deadlines.get(one.id)
-                if deadline is not None and one.acknowledged >= revision:
-                    del deadlines[one.id]
-                elif deadline is not None and deadline <= now:
-                    del deadlines[one.id]
-                    await self._forget_if_over(one, now)
-            for gone in deadlines.keys() - {one.id for one in found}:
-                del deadlines[gone]
-            if deadlines:
-                await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, min(deadlines.values()) - self._clock())))
-                found = await self.look()
-        return Settled()
-
-    async def _forget_if_over(self, one: Replica, now: float) -> None:
-        """Deletes a row whose lease is over, and not only the renewal that was waited for."""
-        if self._seen[one.id, one.renewals] + waited(one.lease) <= now:
-            await self._database.write(partial(forget_replica, replica=one))

@@ -11,7 +11,9 @@ from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.replicas import other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.replica import OtherReplicas, ReplicaLease
+from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.others import OtherReplicas
+from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.watching.clock import SettableBootTime
 
 LEASE = 2.0
@@ -25,6 +27,11 @@ async def feed(database: Database) -> AsyncIterator[ChangeFeed]:
     await feed.close()
 
 
+def lease_of(database: Database, feed: ChangeFeed, clock: SettableBootTime, *, alone: bool) -> ReplicaLease:
+    """Of a process that nobody watches."""
+    return ReplicaLease(database, feed, Leases(clock, maximum=10), clock, seconds=LEASE, alone=alone)
+
+
 async def rows(database: Database) -> list[str]:
     async def read(snapshot: Snapshot) -> list[str]:
         return [one.id for one in await other_replicas(snapshot, "")]
@@ -34,7 +41,7 @@ async def rows(database: Database) -> list[str]:
 
 async def test_before_it_is_registered_nothing_may_be_granted(database: Database, feed: ChangeFeed) -> None:
     clock = SettableBootTime()
-    replica = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    replica = lease_of(database, feed, clock, alone=False)
     assert replica.certain_until < clock()
     await replica.register()
     assert replica.certain_until == clock() + LEASE
@@ -44,8 +51,8 @@ async def test_before_it_is_registered_nothing_may_be_granted(database: Database
 async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(database: Database, feed: ChangeFeed) -> None:
     """Rule 13: a process that was killed has left its row."""
     clock = SettableBootTime()
-    await ReplicaLease(database, feed, clock, seconds=LEASE, alone=True).register()
-    successor = ReplicaLease(database, feed, clock, seconds=LEASE, alone=True)
+    await lease_of(database, feed, clock, alone=True).register()
+    successor = lease_of(database, feed, clock, alone=True)
     others = OtherReplicas(database, successor, clock)
     await others.look()
     await successor.register()
@@ -60,8 +67,8 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
 
 async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:
     clock = SettableBootTime()
-    await ReplicaLease(database, feed, clock, seconds=LEASE, alone=True).register()
-    others = OtherReplicas(database, ReplicaLease(database, feed, clock, seconds=LEASE, alone=True), clock)
+    await lease_of(database, feed, clock, alone=True).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
     await others.look()
     clock.now += LEASE + 0.1
     await asyncio.wait_for(others.settle(1), 10)
@@ -70,9 +77,9 @@ async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Databa
 async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(database: Database, feed: ChangeFeed) -> None:
     """Rule 20 and the like of rule 10: whoever renews reads a head that includes the revision."""
     clock = SettableBootTime()
-    neighbour = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    neighbour = lease_of(database, feed, clock, alone=False)
     await neighbour.register()
-    others = OtherReplicas(database, ReplicaLease(database, feed, clock, seconds=LEASE, alone=False), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
     settling = asyncio.create_task(others.settle(1))
     for _ in range(4):
         await asyncio.sleep(0.1)
@@ -85,7 +92,7 @@ async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(databas
 async def test_a_lease_counts_from_before_its_renewal(database: Database, feed: ChangeFeed) -> None:
     """Rule 18: however long the transaction takes."""
     clock = SettableBootTime()
-    replica = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    replica = lease_of(database, feed, clock, alone=False)
     await replica.register()
     began = clock()
 
@@ -100,7 +107,7 @@ async def test_a_lease_counts_from_before_its_renewal(database: Database, feed: 
 async def test_after_each_renewal_it_has_caught_up(database: Database, feed: ChangeFeed) -> None:
     """Rule 19: also with what nobody told of."""
     clock = SettableBootTime()
-    replica = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    replica = lease_of(database, feed, clock, alone=False)
     await replica.register()
 
     async def touch(transaction: Transaction) -> None:
@@ -115,10 +122,10 @@ async def test_after_each_renewal_it_has_caught_up(database: Database, feed: Cha
 async def test_one_that_was_given_up_comes_back_under_another_id(database: Database, feed: ChangeFeed) -> None:
     """Rule 21: a process that was frozen, and thaws."""
     clock = SettableBootTime()
-    frozen = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    frozen = lease_of(database, feed, clock, alone=False)
     await frozen.register()
     before = frozen.id
-    others = OtherReplicas(database, ReplicaLease(database, feed, clock, seconds=LEASE, alone=False), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
     await others.look()
     clock.now += LEASE + 0.1
     await others.settle(1)

@@ -44,7 +44,7 @@ class Stage:
         self.clock = SettableBootTime()
         self.feed = ChangeFeed(database)
         self.leases = Leases(self.clock, maximum=10)
-        self.replica = ReplicaLease(database, self.feed, self.clock, seconds=LEASE, alone=False)
+        self.replica = ReplicaLease(database, self.feed, self.leases, self.clock, seconds=LEASE, alone=False)
         self.facts = FactsReader(database)
         denials = DenialLog(database, DenialLimits(), now)
         self.watching = WatchAuthorization(

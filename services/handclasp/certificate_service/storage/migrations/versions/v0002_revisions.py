@@ -31,5 +31,6 @@ def upgrade() -> None:
         sa.Column("lease_milliseconds", sa.BigInteger(), nullable=False),
         sa.Column("renewals", sa.BigInteger(), nullable=False),
         sa.Column("acknowledged", sa.BigInteger(), nullable=False),
+        sa.Column("watchers", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_replicas")),
     )

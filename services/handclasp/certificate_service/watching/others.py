@@ -1,0 +1,115 @@
+"""The other processes that serve the database, as a source of answers for the barrier."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from handclasp.certificate_service.storage.database import Database
+from handclasp.certificate_service.storage.notifications import BARRIER
+from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
+from handclasp.certificate_service.watching.boottime import BootTime
+from handclasp.certificate_service.watching.leases import Settled, waited
+from handclasp.certificate_service.watching.replica import ReplicaLease
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+_LOOK_SECONDS = 0.05
+"""Between looks at the rows of the others, for notifications may be lost."""
+
+
+class OtherReplicas:
+    """Waits for the others, and for those that served the database a moment ago.
+
+    Args:
+        own: this process's row is not looked at.
+    """
+
+    def __init__(self, database: Database, own: ReplicaLease, clock: BootTime) -> None:
+        self._database = database
+        self._own = own
+        self._clock = clock
+        self._seen: dict[tuple[str, int], float] = {}
+        self._said: dict[str, tuple[int, Settled]] = {}
+        self._heard = asyncio.Event()
+
+    async def look(self) -> list[Replica]:
+        """The rows of the others. Remembers when each renewal was seen first: its lease began before that."""
+        found = await self._database.query(lambda snapshot: other_replicas(snapshot, self._own.id))
+        now = self._clock()
+        self._seen = {(one.id, one.renewals): self._seen.get((one.id, one.renewals), now) for one in found}
+        self._said = {one.id: self._said[one.id] for one in found if one.id in self._said}
+        return found
+
+    def heard(self, text: str) -> None:
+        """Another process has said what it settled: `id:revision:acknowledged:ended`."""
+        try:
+            replica_id, *numbers = text.split(":")
+            revision, acknowledged, ended = map(int, numbers)
+        except ValueError:
+            _LOG.warning("notification_makes_no_sense", channel="settled")
+            return
+        if revision >= self._said.get(replica_id, (0, Settled()))[0]:
+            self._said[replica_id] = (revision, Settled(acknowledged, ended))
+        self._heard.set()
+
+    async def settle(self, revision: int) -> Settled:
+        """Returns once each of the others has acknowledged the revision, which is committed, or its lease is over.
+
+        The rows are read after the commit (rule 20). Later renewals do not prolong the wait: whoever renews reads a
+        head that includes the revision before it grants anything under that (rule 19).
+        """
+        found = await self.look()
+        if not found:
+            return Settled()
+        deadlines = {one.id: self._seen[one.id, one.renewals] + waited(one.lease) for one in found}
+        await self._ask(revision)
+        settled = Settled()
+        while True:
+            # What is heard from here on ends the next wait at once.
+            self._heard.clear()
+            now = self._clock()
+            for one in found:
+                deadline = deadlines.get(one.id)
+                if deadline is None:
+                    continue
+                answer = self._answer(one, revision)
+                if answer is not None:
+                    settled += answer
+                    del deadlines[one.id]
+                elif deadline <= now:
+                    settled += Settled(ended=one.watchers)
+                    del deadlines[one.id]
+                    await self._forget_if_over(one, now)
+            for gone in deadlines.keys() - {one.id for one in found}:
+                del deadlines[gone]
+            if not deadlines:
+                return settled
+            left = max(0.0, min(deadlines.values()) - self._clock())
+            try:
+                async with asyncio.timeout(min(_LOOK_SECONDS, left)):
+                    await self._heard.wait()
+            except TimeoutError:
+                found = await self.look()
+
+    def _answer(self, one: Replica, revision: int) -> Settled | None:
+        said, settled = self._said.get(one.id, (0, Settled()))
+        if said >= revision:
+            # Of a later revision, its counts are as good: both had to reach whoever watches.
+            return settled
+        return Settled(acknowledged=one.watchers) if one.acknowledged >= revision else None
+
+    async def _ask(self, revision: int) -> None:
+        try:
+            await self._database.say(BARRIER, str(revision))
+        except SQLAlchemyError as error:
+            _LOG.warning("barrier_not_announced", error=type(error).__name__)
+
+    async def _forget_if_over(self, one: Replica, now: float) -> None:
+        """Deletes a row whose lease is over, and not only the renewal that was waited for."""
+        if self._seen[one.id, one.renewals] + waited(one.lease) <= now:
+            _LOG.warning("replica_gone", replica=one.id, watchers=one.watchers)
+            await self._database.write(partial(forget_replica, replica=one))
