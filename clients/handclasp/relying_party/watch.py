@@ -96,6 +96,7 @@ class Watch:
         finally:
             if self._stream is not None:
                 self._stream.cancel()
+                await asyncio.wait({self._stream})
 
     def restart(self) -> None:
         """Ends the stream and begins another one at once, over what the link is now."""
@@ -157,7 +158,7 @@ class Watch:
                     else:
                         self._heed(kind, message)
                         continue
-                    quiet.reschedule(asyncio.get_running_loop().time() + self.lease)
+                    quiet.reschedule(asyncio.get_running_loop().time() + (self.lease or WELCOME_TIMEOUT))
         finally:
             call.cancel()
             if writing is not None:
