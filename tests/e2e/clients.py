@@ -15,11 +15,11 @@ def administrator(deployment: Deployment) -> HandclaspClient:
     return client_of(deployment, key.parent)
 
 
-def client_of(deployment: Deployment, identity: Path) -> HandclaspClient:
+def client_of(deployment: Deployment, identity: Path, execution_server: str = "executions") -> HandclaspClient:
     """Whoever's `cert.pem` and `key.pem` are in the folder."""
     ca_pem = (deployment.data_dir / "ca.pem").read_bytes()
     return HandclaspClient(
         tls=TlsMaterial(ca_pem, (identity / "cert.pem").read_bytes(), (identity / "key.pem").read_bytes()),
         certificates=f"localhost:{deployment.ports['mtls']}",
-        executions=deployment.executions,
+        executions=f"localhost:{deployment.ports[execution_server]}",
     )

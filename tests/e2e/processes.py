@@ -262,26 +262,36 @@ class Deployment:
         process.wait_for(ready_file)
         return process
 
-    def issue_execution_identity(self) -> None:
-        """What `handclasp up` does by itself: a user and a certificate for the execution server."""
-        self.run("user", "create", "executions-1", "--profile", "relying-party").json()
-        arguments = ("cert", "issue", "--user", "executions-1", "--server-name", "localhost", "--out", "identity")
-        self.run(*arguments).json()
+    def issue_execution_identity(self, name: str = "executions", *more: str) -> None:
+        """What `handclasp up` does by itself: a user and a certificate for an execution server."""
+        self.run("user", "create", f"{name}-1", "--profile", "relying-party").json()
+        arguments = ("cert", "issue", "--user", f"{name}-1", "--server-name", "localhost")
+        self.run(*arguments, "--out", self.identity(name), *more).json()
 
-    def execution_server(self) -> Process:
-        """Starts the execution server and waits for it."""
-        ready_file = self.folder / "executions-ready.json"
+    def identity(self, name: str) -> Path:
+        """The folder with an execution server's certificate and key."""
+        return self.folder / ("identity" if name == "executions" else f"identity-{name}")
+
+    def execution_server(
+        self, name: str = "executions", *, service_port: int | None = None, variables: Mapping[str, str] | None = None
+    ) -> Process:
+        """Starts an execution server and waits for it. Under the same name it comes back on the same port.
+
+        Args:
+            service_port: where it reaches the certificate service, if not directly.
+            variables: settings, by variable.
+        """
+        port = self.ports.setdefault(name, free_port())
+        ready_file = self.folder / f"{name}-ready.json"
         ready_file.unlink(missing_ok=True)
-        identity = self.folder / "identity"
+        identity = self.identity(name)
         process = Process(
-            "executions",
-            *("serve", "executions", "--certificate-service", f"localhost:{self.ports['mtls']}"),
+            name,
+            *("serve", "executions", "--certificate-service", f"localhost:{service_port or self.ports['mtls']}"),
             *("--ca", self.data_dir / "ca.pem", "--cert", identity / "cert.pem", "--key", identity / "key.pem"),
-            *("--port", str(self.ports["executions"]), "--health-port", "0", "--ready-file", ready_file),
+            *("--port", str(port), "--health-port", "0", "--ready-file", ready_file),
             folder=self.folder,
-            variables=environment(
-                HANDCLASP_EXECUTIONS_LOG__FILE=self.folder / "executions.log",
-            ),
+            variables=environment(HANDCLASP_EXECUTIONS_LOG__FILE=self.folder / f"{name}.log", **(variables or {})),
         )
         process.wait_for(ready_file)
         return process

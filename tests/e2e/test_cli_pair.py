@@ -133,6 +133,17 @@ def test_certificates_on_file(pair: Pair, alice: Person, folder: Path) -> None:
     # Revoked by its owner, who may; with effect at once.
     with_it = ("run", "echo", "--cert", folder / "one/cert.pem", "--key", folder / "one/key.pem")
     assert pair.run(*with_it).status == 0
+    held = pair.run("cert", "hold", certificate_id)
+    assert held.out.splitlines()[-1].startswith("In force: "), held
+    assert pair.run(*with_it).reason(3) == "CERTIFICATE_NOT_ACCEPTED"
+    assert pair.json("cert", "list", "--state", "on-hold")["certificates"][0]["id"] == certificate_id
+    assert pair.json("cert", "reinstate", certificate_id)["in_force"]["revision"] > 0
+    assert pair.run(*with_it).status == 0
+    # By the holder, who names nothing but the files.
+    renewed = pair.json("cert", "renew", *with_it[2:], "--out", folder / "renewed")
+    assert renewed["renewed_from"] == f"certificates/{certificate_id}"
+    successor = ("run", "echo", "--cert", folder / "renewed/cert.pem", "--key", folder / "renewed/key.pem")
+    assert pair.run(*successor).status == 0
     alice.run("cert", "revoke", certificate_id, "--reason", "superseded", "-o", "json").json()
     refused = pair.run(*with_it)
     assert refused.reason(3) == "CERTIFICATE_NOT_ACCEPTED"
@@ -161,7 +172,7 @@ def test_trust_and_upload(pair: Pair, alice: Person, folder: Path) -> None:
     with_it = ("run", "echo", "--cert", folder / "leaf.pem", "--key", key_file)
     wait_until(lambda: pair.run(*with_it).status == 0, "the execution server trusts the new anchor")
 
-    assert pair.json("trust", "remove", anchor["id"]) == {"removed": anchor["name"]}
+    assert pair.json("trust", "remove", anchor["id"])["removed"] == anchor["name"]
     refused = pair.run(*with_it)
     assert refused.reason(3) in {"CERTIFICATE_NOT_ACCEPTED", "HANDSHAKE_REFUSED"}
 

@@ -82,6 +82,10 @@ async def test_states_follow_the_clock_and_revocation(installation: Installation
     long = await installation.issue(alice)
     revoked = await installation.issue(alice, lifetime=timedelta(minutes=10))
     await admin.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=revoked.name))
+    held, held_and_revoked = [await installation.issue(alice, lifetime=timedelta(minutes=10)) for _ in range(2)]
+    for identity in (held, held_and_revoked):
+        await admin.certificates.HoldCertificate(pb.HoldCertificateRequest(name=identity.name))
+    await admin.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=held_and_revoked.name))
     with installation.clock.ahead(timedelta(days=1)):
         future = await upload(
             installation, alice, ca.issue(not_before=ca.now + timedelta(hours=20), not_after=ca.now + timedelta(days=9))
@@ -96,22 +100,25 @@ async def test_states_follow_the_clock_and_revocation(installation: Installation
 
     assert await by_state() == {
         "STATE_ACTIVE": names([short, long]),
-        "STATE_REVOKED": names([revoked]),
+        "STATE_REVOKED": names([revoked, held_and_revoked]),
         "STATE_EXPIRED": [],
         "STATE_NOT_YET_VALID": [future.name],
+        "STATE_ON_HOLD": names([held]),
     }
     with installation.clock.ahead(timedelta(days=1)):
         assert await by_state() == {
             "STATE_ACTIVE": [long.name, future.name],
-            "STATE_REVOKED": names([revoked]),
+            "STATE_REVOKED": names([revoked, held_and_revoked]),
             "STATE_EXPIRED": names([short]),
             "STATE_NOT_YET_VALID": [],
+            "STATE_ON_HOLD": names([held]),
         }
         both = [certificate_pb2.Certificate.STATE_EXPIRED, certificate_pb2.Certificate.STATE_REVOKED]
-        assert await listed(admin, user=user, states=both) == names([short, revoked])
+        assert await listed(admin, user=user, states=both) == names([short, revoked, held_and_revoked])
         states = {item.name: item.state for item in (await page(admin, user=user)).certificates}
         assert states[short.name] == certificate_pb2.Certificate.STATE_EXPIRED
     assert states[revoked.name] == certificate_pb2.Certificate.STATE_REVOKED
+    assert states[held.name] == certificate_pb2.Certificate.STATE_ON_HOLD
     assert states[future.name] == certificate_pb2.Certificate.STATE_ACTIVE
 
 

@@ -12,6 +12,7 @@ from handclasp.accounts.v1 import user_pb2
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.client.client import HandclaspClient
+from handclasp.client.csr import make_key_and_request
 from handclasp.errors import NotFound, PermissionDenied, Reason, Unauthenticated
 from tests.rpc.account_calls import (
     PASSWORD,
@@ -44,6 +45,8 @@ MANAGES = {
     "issue": "OK",
     "get": "OK",
     "update": "OK",
+    "hold": "OK",
+    "reinstate": "OK",
     "revoke": "OK",
     "revoke all": "OK",
     "listed": "yes",
@@ -53,6 +56,8 @@ DOES_NOT = {
     "issue": "ACCESS_DENIED",
     "get": "CERTIFICATE_NOT_FOUND",
     "update": "CERTIFICATE_NOT_FOUND",
+    "hold": "CERTIFICATE_NOT_FOUND",
+    "reinstate": "CERTIFICATE_NOT_FOUND",
     "revoke": "CERTIFICATE_NOT_FOUND",
     "revoke all": "ACCESS_DENIED",
     "listed": "no",
@@ -78,6 +83,8 @@ async def what_works(client: HandclaspClient, user_id: str, certificate: str) ->
         "update": await outcome(certificates.UpdateCertificate(change)),
         "listed": seen(everything),
         "listed by user": seen(of_user),
+        "hold": await outcome(certificates.HoldCertificate(pb.HoldCertificateRequest(name=certificate))),
+        "reinstate": await outcome(certificates.ReinstateCertificate(pb.ReinstateCertificateRequest(name=certificate))),
         "revoke": await outcome(certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=certificate))),
         "revoke all": await outcome(
             certificates.RevokeUserCertificates(pb.RevokeUserCertificatesRequest(user=f"users/{user_id}"))
@@ -159,6 +166,36 @@ class TestCertificates:
         own = await certificates_of(installation, caller)
         assert certificate.created_by == f"users/{caller}"
         assert certificate.created_with == ("" if way == "password" else own[0].name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestRenewing:
+    """It takes the certificate itself, and nothing else: no permission is needed, and none will do instead."""
+
+    @pytest.mark.parametrize("profiles", [(), ("administrator",)], ids=["nothing", "everything"])
+    async def test_only_by_the_certificate_that_is_presented(
+        self, installation: Installation, way: str, profiles: tuple[str, ...]
+    ) -> None:
+        caller = await installation.new_user(*profiles, password=PASSWORD)
+        other = await installation.new_user("regular-user")
+        expected = {"password": "MUTUAL_TLS_REQUIRED", "certificate": "NOT_THE_HOLDER"}[way]
+        csr = make_key_and_request().csr_pem.decode()
+        for user in (other, caller):
+            name = await issued(installation, user)
+            async with acting_as(installation, caller, way) as client:
+                before = await certificates_of(installation, user)
+                renewing = client.certificates.RenewCertificate(pb.RenewCertificateRequest(name=name, csr_pem=csr))
+                assert await outcome(renewing) == expected
+                assert await certificates_of(installation, user) == before
+
+    async def test_by_itself(self, installation: Installation, way: str) -> None:
+        caller = await installation.new_user(password=PASSWORD)
+        identity = await installation.issue(caller)
+        csr = make_key_and_request().csr_pem.decode()
+        # The password is no help, and no harm, beside it.
+        password = PASSWORD if way == "password" else None
+        async with installation.client(identity, user=caller, password=password) as client:
+            await client.certificates.RenewCertificate(pb.RenewCertificateRequest(name=identity.name, csr_pem=csr))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -412,9 +449,15 @@ class TestProtectedAdministrators:
         identity = await installation.issue(target)
         caller = await installation.new_user(grants={"USER_MANAGEMENT": "users/*"})
         async with acting_as(installation, caller, "certificate") as client:
+            await client.certificates.HoldCertificate(pb.HoldCertificateRequest(name=identity.name))
+            # There is no way back by the same hands.
+            await refused(
+                client.certificates.ReinstateCertificate(pb.ReinstateCertificateRequest(name=identity.name)),
+                PermissionDenied,
+                Reason.ADMINISTRATOR_PROTECTED,
+            )
             await client.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=identity.name))
             await client.accounts.DisableUser(disable(target))
-            # There is no way back by the same hands.
             await refused(client.accounts.EnableUser(enable(target)), PermissionDenied, Reason.ADMINISTRATOR_PROTECTED)
         decision = await installation.relying_party.certificates.CheckPermission(question(identity))
         assert reason_of(decision) == "REVOKED"
@@ -435,6 +478,9 @@ class TestProtectedAdministrators:
             async with acting_as(installation, caller, "certificate") as client:
                 for name, call in TO_AN_ADMINISTRATOR.items():
                     assert (name, await outcome(call(client, target))) == (name, "OK")
+                certificate = await issued(installation, target)
+                await client.certificates.HoldCertificate(pb.HoldCertificateRequest(name=certificate))
+                await client.certificates.ReinstateCertificate(pb.ReinstateCertificateRequest(name=certificate))
                 await client.accounts.CreateAccessProfile(create_profile("wide", grant("TRUST_MANAGEMENT")))
                 await client.accounts.UpdateUser(assign(caller, "administrator", "wide"))
 

@@ -17,14 +17,14 @@ from handclasp.cli.csr import KeyKind, KeyKindOption
 from handclasp.cli.output import moment as shown_moment
 from handclasp.cli.output import print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
+from handclasp.cli.taking_away import in_force_json, print_in_force, take_away
 from handclasp.cli.values import duration, enum_name, labels, moment, to_duration, to_timestamp
 from handclasp.client import files
 from handclasp.client.names import CERTIFICATES, USERS, resource_id, resource_name
 from handclasp.client.paging import items
-from handclasp.client.retries import repeat_if_lost
 from handclasp.errors import NotFound
 
-app = group("Certificates: issue, upload, list, revoke.")
+app = group("Certificates: issue, renew, upload, list, hold, revoke.")
 
 
 class State(StrEnum):
@@ -34,6 +34,7 @@ class State(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     NOT_YET_VALID = "not-yet-valid"
+    ON_HOLD = "on-hold"
 
 
 class Reason(StrEnum):
@@ -51,6 +52,7 @@ class Reason(StrEnum):
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The certificate's id.", show_default=False)]
 User = Annotated[str, typer.Option("--user", metavar="U", help="The user that it is mapped to.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where cert.pem and key.pem go.")]
 Description = Annotated[str | None, typer.Option("--description", help="For people.")]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="For programs; repeatable.")]
 
@@ -60,7 +62,7 @@ async def issue(
     session: Session,
     *,
     user: User,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where cert.pem and key.pem go.")],
+    out: Out,
     csr_file: Annotated[
         Path | None, typer.Option("--csr", metavar="FILE", help="For the key in this request, PEM or DER.")
     ] = None,
@@ -98,6 +100,43 @@ async def issue(
         issued = await certificates.issue_with_server_key(session, request, key_type, out)
     else:
         issued = await certificates.issue_with_local_key(session, request, key_type, out)
+    _show_issued(session, issued)
+
+
+@command(app, "renew", login=False)
+async def renew(
+    session: Session,
+    certificate: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="The id of the certificate that you present.", show_default=False),
+    ] = None,
+    *,
+    out: Out,
+    key_type: KeyKindOption = KeyKind.P256,
+    lifetime: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--lifetime", metavar="TIME", help="30d, 12h, 90m, 45s; as it was before if not given.", parser=duration
+        ),
+    ] = None,
+    certificate_file: Annotated[
+        Path | None, typer.Option("--cert", metavar="FILE", help="The certificate to renew, instead of the context's.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its private key (mode 0600).")] = None,
+) -> None:
+    """Renew your own certificate, the context's or --cert, with a new key that is made here and stays here.
+
+    It takes that certificate and no permission. The old one stays as it is.
+    """
+    client = session.holder_client(certificate_file, key_file)
+    request = messages.RenewCertificateRequest(
+        name="" if certificate is None else resource_name(CERTIFICATES, certificate),
+        lifetime=None if lifetime is None else to_duration(lifetime),
+    )
+    _show_issued(session, await certificates.renew_with_local_key(client, request, key_type, out))
+
+
+def _show_issued(session: Session, issued: certificates.Issued) -> None:
     if session.as_json:
         written = {
             "certificate_file": str(issued.certificate_file),
@@ -255,33 +294,66 @@ async def revoke(
     request = messages.RevokeCertificateRequest(name=resource_name(CERTIFICATES, certificate or ""), reason=why)
     async with session.client() as client:
         try:
-            revoked = await repeat_if_lost(lambda: client.certificates.RevokeCertificate(request))
+            done = await take_away(lambda: client.certificates.RevokeCertificate(request), repeat=True)
         except NotFound as error:
             raise NotFound(
                 error.reason,
                 f"{error.message}; to revoke all of a user's: --user NAME --all",
                 metadata=error.metadata,
             ) from error
+    revoked = done.answer
     if session.as_json:
-        print_json(to_json(revoked))
-    elif revoked.HasField("revocation") and revoked.revocation.reason != why:
+        print_json(to_json(revoked) | in_force_json(done))
+        return
+    if revoked.HasField("revocation") and revoked.revocation.reason != why:
         # The first revocation counts, whatever reason comes later.
         stays = enum_name(RevocationReason, revoked.revocation.reason, "REVOCATION_REASON_")
         when = shown_moment(revoked.revocation.revoke_time)
         print_line(f"{revoked.name} of {revoked.user} was revoked already at {when}: {stays}; that stays.")
     else:
         print_line(f"{revoked.name} of {revoked.user} is revoked.")
+    print_in_force(done)
 
 
 async def _revoke_all(session: Session, request: messages.RevokeUserCertificatesRequest) -> None:
     async with session.client() as client:
-        answer = await client.certificates.RevokeUserCertificates(request)
+        done = await take_away(lambda: client.certificates.RevokeUserCertificates(request))
+    count = done.answer.revoked_count
     if session.as_json:
-        print_json({"user": request.user, "revoked_count": answer.revoked_count})
-    else:
-        count = answer.revoked_count
-        subject = "1 certificate" if count == 1 else f"{count} certificates"
-        print_line(f"{subject} of {resource_id(request.user)} {'is' if count == 1 else 'are'} revoked.")
+        print_json({"user": request.user, "revoked_count": count} | in_force_json(done))
+        return
+    subject = "1 certificate" if count == 1 else f"{count} certificates"
+    print_line(f"{subject} of {resource_id(request.user)} {'is' if count == 1 else 'are'} revoked.")
+    print_in_force(done)
+
+
+@command(app, "hold")
+async def hold(session: Session, certificate: Id) -> None:
+    """Put a certificate on hold: it is refused until it is reinstated, or revoked for good."""
+    request = messages.HoldCertificateRequest(name=resource_name(CERTIFICATES, certificate))
+    async with session.client() as client:
+        done = await take_away(lambda: client.certificates.HoldCertificate(request), repeat=True)
+    held = done.answer
+    if session.as_json:
+        print_json(to_json(held) | in_force_json(done))
+        return
+    print_line(f"{held.name} of {held.user} is on hold since {shown_moment(held.hold.hold_time)}.")
+    print_in_force(done)
+
+
+@command(app, "reinstate")
+async def reinstate(session: Session, certificate: Id) -> None:
+    """End a hold: the certificate is good for what it was good for before."""
+    request = messages.ReinstateCertificateRequest(name=resource_name(CERTIFICATES, certificate))
+    async with session.client() as client:
+        done = await take_away(lambda: client.certificates.ReinstateCertificate(request), repeat=True)
+    found = done.answer
+    if session.as_json:
+        print_json(to_json(found) | in_force_json(done))
+        return
+    state = enum_name(Certificate.State, found.state, "STATE_")
+    print_line(f"{found.name} of {found.user} is not on hold; its state is {state}.")
+    print_in_force(done)
 
 
 def _show(session: Session, certificate: Certificate) -> None:

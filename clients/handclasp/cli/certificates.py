@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,14 +20,18 @@ from handclasp.cli.output import moment, print_details
 from handclasp.cli.session import Session
 from handclasp.cli.values import enum_name
 from handclasp.client import files
-from handclasp.client.csr import make_key_and_request
+from handclasp.client.csr import KeyAndRequest, make_key_and_request
 from handclasp.client.issuing import issue
 from handclasp.client.names import resource_id
 from handclasp.client.pem import pem_text
 from handclasp.client.possession import make_statement, sign_statement
 from handclasp.client.private_key import load_private_key, read_public
+from handclasp.client.renewing import renew
 from handclasp.client.retries import may_have_been_done, repeat_if_lost
 from handclasp.errors import Aborted, HandclaspError, Reason, invalid_field
+
+if TYPE_CHECKING:
+    from handclasp.client.client import HandclaspClient
 
 CERTIFICATE_FILE = "cert.pem"
 KEY_FILE = "key.pem"
@@ -47,23 +52,47 @@ async def issue_with_local_key(
     session: Session, request: messages.IssueCertificateRequest, key_kind: KeyKind, folder: Path
 ) -> Issued:
     """Issues for a key that is made here, and is on disk before anything is sent."""
-    certificate_file, key_file = folder / CERTIFICATE_FILE, folder / KEY_FILE
-    files.refuse_existing((certificate_file, key_file))
+    files.refuse_existing((folder / CERTIFICATE_FILE, folder / KEY_FILE))
     made = make_key_and_request(resource_id(request.user), key_kind.value)
     request.csr_pem = made.csr_pem.decode()
-    client = session.client()
+
+    async def send(client: HandclaspClient) -> Certificate:
+        return (await issue(client, request)).certificate
+
+    return await _for_local_key(session.client(), made, folder, send, request.user)
+
+
+async def renew_with_local_key(
+    client: HandclaspClient, request: messages.RenewCertificateRequest, key_kind: KeyKind, folder: Path
+) -> Issued:
+    """Renews what the client presents, for a key that is made here, and is on disk before anything is sent."""
+    files.refuse_existing((folder / CERTIFICATE_FILE, folder / KEY_FILE))
+    made = make_key_and_request(curve=key_kind.value)
+    request.csr_pem = made.csr_pem.decode()
+    return await _for_local_key(client, made, folder, lambda client: renew(client, request))
+
+
+async def _for_local_key(
+    client: HandclaspClient,
+    made: KeyAndRequest,
+    folder: Path,
+    send: Callable[[HandclaspClient], Awaitable[Certificate]],
+    user: str = "",
+) -> Issued:
+    """Writes the key, sends, and writes the certificate; the key is kept if one may have been issued."""
+    certificate_file, key_file = folder / CERTIFICATE_FILE, folder / KEY_FILE
     with files.folder_for_new_files(folder), files.NewFile(key_file, files.SECRET_MODE) as key:
         key.fill(made.key_pem)
         try:
             async with client:
-                answer = await issue(client, request)
+                certificate = await send(client)
         except HandclaspError as error:
             if may_have_been_done(error):
-                raise _perhaps_issued(error, request.user, f"the private key is kept in {key_file}") from error
+                raise _perhaps_issued(error, user, f"the private key is kept in {key_file}") from error
             key.discard()
             raise
-    _write_certificate(certificate_file, answer.certificate)
-    return Issued(answer.certificate, certificate_file, key_file)
+    _write_certificate(certificate_file, certificate)
+    return Issued(certificate, certificate_file, key_file)
 
 
 async def issue_with_server_key(
@@ -156,12 +185,16 @@ def print_certificate(certificate: Certificate) -> None:
     if certificate.HasField("revocation"):
         why = enum_name(RevocationReason, revocation.reason, "REVOCATION_REASON_")
         revoked = f"{moment(revocation.revoke_time)} by {revocation.revoked_by}: {why}"
+    held = ""
+    if certificate.HasField("hold"):
+        held = f"{moment(certificate.hold.hold_time)} by {certificate.hold.held_by}"
     print_details(
         certificate.name,
         (
             ("user", certificate.user),
             ("state", enum_name(Certificate.State, certificate.state, "STATE_")),
             ("revoked", revoked),
+            ("on hold since", held),
             ("origin", enum_name(Certificate.Origin, certificate.origin, "ORIGIN_")),
             ("valid from", moment(certificate.not_before)),
             ("expires", moment(certificate.not_after)),
@@ -175,6 +208,7 @@ def print_certificate(certificate: Certificate) -> None:
             ("created", moment(certificate.create_time)),
             ("created by", certificate.created_by),
             ("created with", certificate.created_with),
+            ("renewed from", certificate.renewed_from),
         ),
     )
 
@@ -216,8 +250,9 @@ def _revoke(answer: messages.IssueCertificateResponse) -> str:
 
 
 def _perhaps_issued(error: HandclaspError, user: str, key: str) -> HandclaspError:
+    look = f"handclasp cert list --user {resource_id(user)}" if user else "handclasp cert list"
     message = (
-        f"{error.message}. A certificate may have been issued, and {key}; look with "
-        f"`handclasp cert list --user {resource_id(user)}`, then download or revoke it"
+        f"{error.message}. A certificate may have been issued, and {key}; look with `{look}`, then download or revoke"
+        " it"
     )
     return type(error)(error.reason, message, metadata=error.metadata, retry_after=error.retry_after)

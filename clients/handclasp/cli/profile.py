@@ -12,6 +12,7 @@ from handclasp.authorization.v1.permission_pb2 import Grant
 from handclasp.cli.commands import command, group
 from handclasp.cli.output import moment, print_details, print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
+from handclasp.cli.taking_away import in_force_json, print_in_force, take_away
 from handclasp.cli.values import grants, permission_name
 from handclasp.client.names import ACCESS_PROFILES, resource_id, resource_name
 from handclasp.client.paging import items
@@ -96,7 +97,13 @@ async def update(
     if not request.update_mask.paths:
         raise typer.BadParameter("nothing to change; give --grant, --no-grants or --description")
     async with session.client() as client:
-        _show(session, await client.accounts.UpdateAccessProfile(request))
+        done = await take_away(lambda: client.accounts.UpdateAccessProfile(request))
+    if session.as_json:
+        print_json(to_json(done.answer) | in_force_json(done))
+        return
+    _print(done.answer)
+    if "grants" in request.update_mask.paths:
+        print_in_force(done)
 
 
 @command(app, "delete")
@@ -119,7 +126,11 @@ def _grant(grant: Grant) -> str:
 def _show(session: Session, profile: AccessProfile) -> None:
     if session.as_json:
         print_json(to_json(profile))
-        return
+    else:
+        _print(profile)
+
+
+def _print(profile: AccessProfile) -> None:
     print_details(
         profile.name,
         (

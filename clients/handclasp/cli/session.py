@@ -15,7 +15,7 @@ from handclasp.client import context as contexts
 from handclasp.client import files
 from handclasp.client.credentials import BasicCredentials
 from handclasp.client.names import USERS, resource_id
-from handclasp.errors import Reason, Unauthenticated
+from handclasp.errors import InvalidArgument, Reason, Unauthenticated
 
 if TYPE_CHECKING:
     from handclasp.client.client import HandclaspClient
@@ -100,6 +100,29 @@ class Session:
         if credentials is not None:
             context = dataclasses.replace(context, certificate=None, key=None, username=None, password_file=None)
         return HandclaspClient.from_context(context, credentials)
+
+    def holder_client(self, certificate: Path | None, key: Path | None) -> HandclaspClient:
+        """A client that presents a certificate: the one given, or else the context's.
+
+        Raises:
+            InvalidArgument: there is none (CREDENTIALS_MISSING).
+            typer.BadParameter: one without its key, or a login without a certificate.
+        """
+        from handclasp.client.client import HandclaspClient  # noqa: PLC0415 - imports gRPC
+
+        if (certificate is None) != (key is None):
+            raise typer.BadParameter("--cert and --key go together; give both or neither")
+        if self.options.username is not None:
+            raise typer.BadParameter("this takes a certificate, and --as logs in without one; leave it out")
+        context = self.context()
+        if certificate is not None:
+            # The context's password is for the context's certificate.
+            context = dataclasses.replace(context, certificate=certificate, key=key, username=None, password_file=None)
+        if context.certificate is None:
+            raise InvalidArgument(
+                Reason.CREDENTIALS_MISSING, "the context has no certificate to present; give --cert and --key"
+            )
+        return HandclaspClient.from_context(context)
 
     def _check_login(self) -> None:
         if self.options.password_file is not None and self.options.username is None:

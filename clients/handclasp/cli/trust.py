@@ -12,6 +12,7 @@ from handclasp.certificates.v1.certificate_pb2 import TrustAnchor
 from handclasp.cli.commands import command, group
 from handclasp.cli.output import moment, print_details, print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
+from handclasp.cli.taking_away import in_force_json, print_in_force, take_away
 from handclasp.client import files
 from handclasp.client.bootstrap import fetch_authorities, normalize_fingerprint
 from handclasp.client.names import TRUST_ANCHORS, resource_id, resource_name
@@ -38,11 +39,12 @@ async def add(
     else:
         request.der = content
     async with session.client() as client:
-        anchor = await client.certificates.AddTrustAnchor(request)
+        done = await take_away(lambda: client.certificates.AddTrustAnchor(request))
     if session.as_json:
-        print_json(to_json(anchor))
-    else:
-        _print(anchor)
+        print_json(to_json(done.answer) | in_force_json(done))
+        return
+    _print(done.answer)
+    print_in_force(done)
 
 
 @command(app, "list")
@@ -71,11 +73,12 @@ async def remove(
     """Remove a trust anchor: certificates under it are refused from then on."""
     request = messages.RemoveTrustAnchorRequest(name=resource_name(TRUST_ANCHORS, anchor))
     async with session.client() as client:
-        await client.certificates.RemoveTrustAnchor(request)
+        done = await take_away(lambda: client.certificates.RemoveTrustAnchor(request))
     if session.as_json:
-        print_json({"removed": request.name})
-    else:
-        print_line(f"{request.name} is removed.")
+        print_json({"removed": request.name} | in_force_json(done))
+        return
+    print_line(f"{request.name} is removed.")
+    print_in_force(done)
 
 
 @command(app, "fetch", login=False)

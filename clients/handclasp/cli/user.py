@@ -14,7 +14,9 @@ from handclasp.cli.commands import command, group
 from handclasp.cli.output import moment, print_details, print_json, print_line, print_table, to_json
 from handclasp.cli.passwords import ask_password, given_password
 from handclasp.cli.session import Session
+from handclasp.cli.taking_away import in_force_json, print_in_force, take_away
 from handclasp.cli.values import enum_name
+from handclasp.client.in_force import InForce
 from handclasp.client.names import ACCESS_PROFILES, USERS, resource_id, resource_name
 from handclasp.client.paging import items
 from handclasp.errors import PermissionDenied, Reason
@@ -106,14 +108,17 @@ async def update(
     if not request.update_mask.paths:
         raise typer.BadParameter("nothing to change; give --display-name, --profile or --no-profiles")
     async with session.client() as client:
-        _show(session, await client.accounts.UpdateUser(request))
+        done = await take_away(lambda: client.accounts.UpdateUser(request))
+    _show_taken(session, done, takes="access_profiles" in request.update_mask.paths)
 
 
 @command(app, "disable")
 async def disable(session: Session, name: Name) -> None:
     """Disable a user: nothing that the user tries is allowed from then on."""
+    request = messages.DisableUserRequest(name=resource_name(USERS, name))
     async with session.client() as client:
-        _show(session, await client.accounts.DisableUser(messages.DisableUserRequest(name=resource_name(USERS, name))))
+        done = await take_away(lambda: client.accounts.DisableUser(request), repeat=True)
+    _show_taken(session, done)
 
 
 @command(app, "enable")
@@ -156,7 +161,7 @@ async def set_password(
         if old is None and (login := client.basic) is not None and resource_name(USERS, login.username) == request.name:
             request.old_password = login.password
         try:
-            user = await client.accounts.SetPassword(request)
+            done = await take_away(lambda: client.accounts.SetPassword(request))
         except PermissionDenied as error:
             if error.reason != Reason.OLD_PASSWORD_WRONG or request.old_password:
                 raise
@@ -168,11 +173,12 @@ async def set_password(
                     metadata=error.metadata,
                 ) from error
             request.old_password = ask_password("Old password")
-            user = await client.accounts.SetPassword(request)
+            done = await take_away(lambda: client.accounts.SetPassword(request))
     if session.as_json:
-        print_json(to_json(user))
-    else:
-        print_line(f"The password of {user.name} is set.")
+        print_json(to_json(done.answer) | in_force_json(done))
+        return
+    print_line(f"The password of {done.answer.name} is set.")
+    print_in_force(done)
 
 
 def _profiles(given: list[str] | None) -> list[str]:
@@ -186,7 +192,20 @@ def _state(user: User) -> str:
 def _show(session: Session, user: User) -> None:
     if session.as_json:
         print_json(to_json(user))
+    else:
+        _print(user)
+
+
+def _show_taken(session: Session, done: InForce[User], *, takes: bool = True) -> None:
+    if session.as_json:
+        print_json(to_json(done.answer) | in_force_json(done))
         return
+    _print(done.answer)
+    if takes:
+        print_in_force(done)
+
+
+def _print(user: User) -> None:
     print_details(
         user.name,
         (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from handclasp.client.credentials import BasicCredentials, TlsMaterial
     from handclasp.client.issuing import issue_with_local_key
     from handclasp.client.paging import items
+    from handclasp.client.renewing import renew
 
 __all__ = [
     "BasicCredentials",
@@ -27,6 +28,7 @@ __all__ = [
     "issue_with_local_key",
     "items",
     "open_channel",
+    "renew",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "issue_with_local_key": "issuing",
     "items": "paging",
     "open_channel": "channels",
+    "renew": "renewing",
 }
 
 

@@ -1,13 +1,13 @@
-"""The data folder: for its owner only, and for one process at a time."""
+"""The data folder, and a SQLite database: for their owner only, and for one process at a time."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone
 from handclasp.serving.files import write_atomically
 
 
@@ -25,21 +25,39 @@ def data_folder(path: Path) -> Iterator[Path]:
         DataFolderError: another process holds it, others can enter it, or it cannot be made.
     """
     make_data_folder(path)
-    try:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unusable(path, error) from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(held_alone(path / "lock"))
+        except HeldByAnotherError:
             raise DataFolderError(
                 f"{path} is in use by another process of the certificate service; stop that one first, or choose"
                 " another --data-dir"
             ) from None
+        except OSError as error:
+            raise _unusable(path, error) from error
         yield path
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def sqlite_file(path: Path) -> Iterator[None]:
+    """Holds a SQLite database while inside, whichever data folder it is used from: a single process serves it.
+
+    Raises:
+        DataFolderError: another process holds it, or its folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_alone(path.with_name(f"{path.name}.lock")))
+        except HeldByAnotherError:
+            raise DataFolderError(
+                f"the database {path} is served by another process of the certificate service; SQLite is for one. Stop"
+                " that one first, or set database_url to PostgreSQL, which several can serve"
+            ) from None
+        except OSError as error:
+            raise DataFolderError(
+                f"{path} cannot be used as database: {error.strerror}; check the folder, and the setting database_url"
+            ) from error
+        yield
 
 
 def make_data_folder(path: Path) -> None:

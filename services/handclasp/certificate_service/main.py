@@ -109,6 +109,8 @@ def start_errors() -> Iterator[None]:
 async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None) -> None:
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
+    # Before anybody is granted a lease: whoever serves the database after this process waits for those.
+    await service.replica.register()
     interceptor = CallInterceptor(
         Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )
@@ -137,6 +139,7 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
             ("denials", service.denials.run()),
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
+            ("lease on the database", service.replica.run()),
         ):
             stack.callback(stop.on_failure(asyncio.create_task(task, name=name)).cancel)
         opened = Ports(tls=ports[0], mtls=ports[1], health=http.port)
@@ -161,13 +164,14 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
             }
             write_ready_file(settings.ready_file, content)
             stack.callback(settings.ready_file.unlink, missing_ok=True)
-        await run_until_stopped(servers, healths, stop, grace=settings.grace)
+        await run_until_stopped(servers, healths, stop, grace=settings.grace, stopping=service.watching.stop)
 
 
 def _add_services(server: grpc.aio.Server, service: Service) -> None:
     """Adds all services to a listener; what is for mutual TLS only is up to `rpc/admission.py`."""
     use_cases = UseCases(
         issue=service.issue,
+        renew=service.renew,
         upload=service.upload,
         certificates=service.certificates,
         check=service.check,
@@ -181,7 +185,7 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
     )
     add_CertificateServiceServicer_to_server(certificates, server)
     add_AccountServiceServicer_to_server(AccountService(service.users, service.profiles), server)
-    add_AuthorizationServiceServicer_to_server(AuthorizationService(service.explain), server)
+    add_AuthorizationServiceServicer_to_server(AuthorizationService(service.explain, service.watching), server)
 
 
 async def _missing(service: Service) -> str | None:

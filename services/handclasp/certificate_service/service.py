@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from handclasp.certificate_service.certificate_authority import Installation, open_installation
+from handclasp.certificate_service.data_folder import sqlite_file
 from handclasp.certificate_service.listeners import ListenerCredentials
 from handclasp.certificate_service.passwords.checking import PasswordChecker
 from handclasp.certificate_service.passwords.hashing import Argon2
@@ -25,10 +26,18 @@ from handclasp.certificate_service.use_cases.check_permission import CheckPermis
 from handclasp.certificate_service.use_cases.denial_log import DenialLog
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
+from handclasp.certificate_service.use_cases.issuing import Issuing
 from handclasp.certificate_service.use_cases.pages import PageTokens
+from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
+from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits
+from handclasp.certificate_service.watching.barrier import Barrier
+from handclasp.certificate_service.watching.boottime import boottime
+from handclasp.certificate_service.watching.feed import ChangeFeed
+from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.replica import OtherReplicas, ReplicaLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +55,13 @@ class Service:
     profiles: AccessProfiles
     certificates: Certificates
     issue: IssueCertificate
+    renew: RenewCertificate
     upload: UploadCertificate
     check: CheckPermission
     anchors: TrustAnchors
     explain: ExplainDecision
+    replica: ReplicaLease
+    watching: WatchAuthorization
 
 
 @asynccontextmanager
@@ -59,15 +71,29 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
     The data folder must be held by this process already.
 
     Raises:
+        DataFolderError: another process serves the SQLite database.
         InstallationError, SchemaTooNewError, SQLAlchemyError
     """
     async with AsyncExitStack() as stack:
+        if settings.sqlite_file is not None:
+            stack.enter_context(sqlite_file(settings.sqlite_file))
         if settings.embedded_database is not None:
             # SQLite gives its other files the rights of this one, and by itself would let everybody read it.
             settings.embedded_database.touch(0o600)
         database = open_database(settings.url())
         stack.push_async_callback(database.close)
         await migrate(database)
+        feed = ChangeFeed(database)
+        database.tell(feed)
+        stack.push_async_callback(feed.close)
+        await feed.open()
+        alone = settings.sqlite_file is not None
+        replica = ReplicaLease(database, feed, boottime, seconds=settings.lease, alone=alone)
+        others = OtherReplicas(database, replica, boottime)
+        # From now on the leases of those who served the database before are counted down.
+        await others.look()
+        leases = Leases(boottime, maximum=settings.maximum_watchers)
+        barrier = Barrier(database, feed, [leases, others])
         installation = await open_installation(
             database,
             settings.data_dir / "keys",
@@ -95,12 +121,19 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         authenticator = Authenticator(facts, passwords, denials, clock)
         access = Access(denials, protect_administrators=settings.protect_administrators)
         tokens = PageTokens(installation.page_token_key)
+        issuing = Issuing(
+            database,
+            installation.issuing,
+            trust_domain=settings.trust_domain,
+            maximum_lifetime=settings.maximum_lifetime,
+            clock=clock,
+        )
 
         async def anchors_changed() -> None:
             await listeners.reload_bundle()
 
         anchors = TrustAnchors(
-            database, access, tokens, own=installation.certificates, changed=anchors_changed, clock=clock
+            database, barrier, access, tokens, own=installation.certificates, changed=anchors_changed, clock=clock
         )
         listeners = ListenerCredentials(
             installation,
@@ -120,26 +153,32 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             authenticator=authenticator,
             users=Users(
                 database,
+                barrier,
                 access,
                 tokens,
-                argon2,
-                passwords,
+                argon2=argon2,
+                passwords=passwords,
                 minimum_password_length=settings.minimum_password_length,
                 clock=clock,
             ),
-            profiles=AccessProfiles(database, access, tokens, clock),
-            certificates=Certificates(database, access, tokens, clock),
-            issue=IssueCertificate(
-                database,
-                access,
-                installation.issuing,
-                trust_domain=settings.trust_domain,
-                maximum_lifetime=settings.maximum_lifetime,
-                own_names=settings.server_names,
-                clock=clock,
-            ),
+            profiles=AccessProfiles(database, barrier, access, tokens, clock),
+            certificates=Certificates(database, barrier, access, tokens, clock),
+            issue=IssueCertificate(access, issuing, own_names=settings.server_names),
+            renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
             explain=ExplainDecision(denials, access),
+            replica=replica,
+            watching=WatchAuthorization(
+                feed,
+                leases,
+                replica,
+                WatchLimits(settings.lease, settings.ping_interval),
+                facts=facts,
+                authenticator=authenticator,
+                access=access,
+                clock=clock,
+                boottime=boottime,
+            ),
         )

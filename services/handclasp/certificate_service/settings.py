@@ -6,9 +6,9 @@ import re
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -77,6 +77,18 @@ class CertificateServiceSettings(SectionSettings):
     )
     throttle: ThrottleLimits = Field(default_factory=ThrottleLimits, description="How password guessing is slowed.")
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
+    lease: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = Field(
+        2.0,
+        description="How many seconds a relying party may act on what it was told. Taking away waits as long for one"
+        " that does not answer.",
+    )
+    ping_interval: Annotated[float, Field(ge=0.02, le=20, allow_inf_nan=False)] = Field(
+        0.5, description="How often, in seconds, relying parties renew their lease: at most a third of it."
+    )
+    maximum_watchers: Annotated[int, Field(ge=1)] = Field(
+        1000,
+        description="How many processes of relying parties may watch at once; maximum_concurrent_rpcs bounds it, too.",
+    )
     request_retention: timedelta = Field(timedelta(days=7), description="How long a request_id is remembered.")
 
     maximum_request_length: Annotated[int, Field(ge=128 * 1024)] = Field(
@@ -109,10 +121,22 @@ class CertificateServiceSettings(SectionSettings):
             raise ValueError("needs psycopg, which is not installed: `pip install handclasp[postgresql]`")
         return value
 
+    @model_validator(mode="after")
+    def _leases_can_be_renewed(self) -> Self:
+        if self.ping_interval > self.lease / 3:
+            raise ValueError(f"ping_interval must be at most a third of lease, which is {self.lease:g} s")
+        return self
+
     @property
     def embedded_database(self) -> Path | None:
         """The file of the embedded database; None if `database_url` names another one."""
         return self.data_dir / "handclasp.db" if self.database_url is None else None
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of a SQLite database; None if it is PostgreSQL, or is in memory only."""
+        url = make_url(self.url())
+        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
     def url(self) -> str:
         """The database's URL; may hold a password."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -89,34 +89,43 @@ async def run_until_stopped(
     stop: StopRequests,
     *,
     grace: float,
+    stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Waits for a request to stop, and then stops servers that were started before.
 
     Health says NOT_SERVING first, so that clients go elsewhere; then no new calls are taken and running ones have
     `grace` seconds to end. What is left gets UNAVAILABLE. If this is cancelled, the servers are stopped at once.
+
+    Args:
+        stopping: called when no new calls are taken any more; has those end that would never end by themselves.
     """
     try:
         await stop.wait()
         _LOG.info("stopping", grace=grace)
         for health in healths:
             await health.enter_graceful_shutdown()
-        await _stop_gracefully(servers, stop, grace)
+        await _stop_gracefully(servers, stop, grace, stopping)
     finally:
         # Without grace: for whoever was impatient, and for a cancelled caller. Harmless if all is stopped.
         await _stop(servers, None)
     _LOG.info("stopped")
 
 
-async def _stop_gracefully(servers: Sequence[grpc.aio.Server], stop: StopRequests, grace: float) -> None:
+async def _stop_gracefully(
+    servers: Sequence[grpc.aio.Server], stop: StopRequests, grace: float, stopping: Callable[[], None]
+) -> None:
     """Returns when the servers have stopped, or somebody has become impatient."""
-    stopping = asyncio.create_task(_stop(servers, grace))
+    ending = asyncio.create_task(_stop(servers, grace))
     impatience = asyncio.create_task(stop.wait_at_once())
+    # One turn, in which they stop to take calls.
+    await asyncio.sleep(0)
+    stopping()
     try:
-        await asyncio.wait({stopping, impatience}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ending, impatience}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         impatience.cancel()
-    if stopping.done():
-        await stopping
+    if ending.done():
+        await ending
     else:
         _LOG.warning("stopping_at_once")
 

@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 
 from handclasp.authorization.v1 import decision_pb2
-from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
 from handclasp.certificate_service.domain.decisions import (
     CertificateFacts,
     CredentialsOutcome,
@@ -32,6 +32,8 @@ GOOD = PeerFacts(
         not_before=NOW - timedelta(days=1),
         trusted_until=END,
         revocation=None,
+        hold=None,
+        anchor_id=None,
         anchor_removed=False,
     ),
     UserFacts("alice", active=True, grants=(ProfileGrant("runners", Grant(EXECUTE, "integrations/ech*")),)),
@@ -51,6 +53,7 @@ def user(**changes: object) -> PeerFacts:
 
 
 REVOCATION = Revocation(NOW - timedelta(hours=1), RevocationReason.KEY_COMPROMISE, "admin")
+HOLD = Hold(NOW - timedelta(hours=2), "admin")
 WITHOUT_IT = (ProfileGrant("others", Grant(Permission.USER_MANAGEMENT)),)
 ELSEWHERE = (ProfileGrant("others", Grant(EXECUTE, "integrations/orders.*")),)
 
@@ -69,6 +72,7 @@ def test_allowed_names_the_rule_and_ends_with_the_trust() -> None:
     [
         (None, DecisionReason.UNKNOWN_CERTIFICATE, "on file"),
         (certificate(revocation=REVOCATION), DecisionReason.REVOKED, "KEY_COMPROMISE"),
+        (certificate(hold=HOLD), DecisionReason.ON_HOLD, "2030-01-31T10:00:00Z"),
         (certificate(anchor_removed=True), DecisionReason.ANCHOR_REMOVED, "certificates/c1"),
         (certificate(trusted_until=NOW - timedelta(days=1)), DecisionReason.EXPIRED, "2030-01-30T12:00:00Z"),
         (certificate(not_before=NOW + timedelta(days=1)), DecisionReason.NOT_YET_VALID, "2030-02-01T12:00:00Z"),
@@ -112,6 +116,7 @@ def test_validity_has_a_first_and_a_last_moment() -> None:
 # What may stand against a peer, in the order in which it is named.
 CERTIFICATE_FAULTS: list[tuple[DecisionReason, dict[str, object]]] = [
     (DecisionReason.REVOKED, {"revocation": REVOCATION}),
+    (DecisionReason.ON_HOLD, {"hold": HOLD}),
     (DecisionReason.ANCHOR_REMOVED, {"anchor_removed": True}),
     (DecisionReason.EXPIRED, {"trusted_until": NOW - timedelta(days=1)}),
     (DecisionReason.NOT_YET_VALID, {"not_before": NOW + timedelta(days=1)}),

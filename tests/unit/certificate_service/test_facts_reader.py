@@ -10,9 +10,9 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
 from handclasp.certificate_service.domain.permissions import Grant, Permission, ProfileGrant
-from handclasp.certificate_service.storage.certificates import revoke_certificate
+from handclasp.certificate_service.storage.certificates import hold_certificate, revoke_certificate
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.facts import FactsReader, user_facts
 from tests.unit.certificate_service.records import put_certificate, put_profile, put_user
@@ -44,6 +44,7 @@ async def test_what_is_known_of_a_peer(database: Database, facts: FactsReader) -
     assert (peer.certificate.id, peer.certificate.fingerprint) == (record.id, record.fingerprint)
     assert (peer.certificate.not_before, peer.certificate.trusted_until) == (record.not_before, record.trusted_until)
     assert peer.certificate.revocation is None
+    assert peer.certificate.hold is None
     assert not peer.certificate.anchor_removed
     assert peer.user == await facts.user("alice")
     assert peer.user.active
@@ -53,6 +54,16 @@ async def test_what_is_known_of_a_peer(database: Database, facts: FactsReader) -
         ProfileGrant("other", Grant(EXECUTE)),
     )
     assert await database.read(lambda snapshot: user_facts(snapshot, ["alice", "nobody"])) == {"alice": peer.user}
+
+
+async def test_a_hold_is_known(database: Database, facts: FactsReader) -> None:
+    await put_user(database, "alice")
+    record = await put_certificate(database, "alice", "leaf")
+    hold = Hold(NOW, "admin")
+    assert await database.write(lambda transaction: hold_certificate(transaction, record.id, hold))
+    peer = await facts.peer(record.fingerprint)
+    assert peer is not None
+    assert peer.certificate.hold == hold
 
 
 async def test_a_user_without_profiles_is_known(database: Database, facts: FactsReader) -> None:

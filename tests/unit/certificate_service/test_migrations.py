@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, column, insert, inspect, table, text
 
+from handclasp.certificate_service.domain.certificates import CertificateFilter, CertificateState, Hold
+from handclasp.certificate_service.domain.visibility import Visible
+from handclasp.certificate_service.storage import migrations
+from handclasp.certificate_service.storage.certificates import find_certificate, hold_certificate, list_certificates
 from handclasp.certificate_service.storage.database import Database, open_database
 from handclasp.certificate_service.storage.migrate import SchemaTooNewError, migrate
 from handclasp.certificate_service.storage.schema import metadata
@@ -72,3 +80,53 @@ async def test_a_newer_database_is_refused_and_left_alone(database: Database, da
     async with database.writer.connect() as connection:
         kept = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
     assert kept == "9999"
+
+
+async def test_certificates_of_an_older_database_are_neither_on_hold_nor_renewed(database_url: str) -> None:
+    """From 0002, with rows in it."""
+
+    def to_0002(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+
+    moment = int(datetime(2026, 1, 31, tzinfo=UTC).timestamp() * 1_000_000)
+    written = {"create_time": moment, "update_time": moment}
+    user = {"id": "alice", "display_name": "", "state": "ACTIVE"}
+    leaf: dict[str, Any] = {"user_id": "alice", "origin": "SIGNED", "serial": "1", "subject": "CN=alice"}
+    leaf |= {"issuer": "CN=CA", "key_algorithm": "EC P-256", "not_before": moment, "not_after": moment + 1}
+    leaf |= {"trusted_until": moment + 1, "der": b"leaf", "chain_pem": "", "created_by": "", "created_with": ""}
+    leaf |= {"description": "", "labels": "{}"}
+    revoked_row = {"id": "c1", "fingerprint": "f1", "tbs_fingerprint": "t1", **leaf}
+    revoked_row |= {"revoke_time": moment, "revocation_reason": "SUPERSEDED", "revoked_by": "admin"}
+    good_row = {"id": "c2", "fingerprint": "f2", "tbs_fingerprint": "t2", **leaf}
+    opened = open_database(database_url)
+    try:
+        async with opened.writer.begin() as connection:
+            await connection.run_sync(to_0002)
+            for name, row in (("users", user), ("certificates", revoked_row), ("certificates", good_row)):
+                values = row | written
+                await connection.execute(insert(table(name, *map(column, values))).values(values))
+
+        await migrate(opened)
+
+        revoked = await opened.read(lambda snapshot: find_certificate(snapshot, "c1"))
+        good = await opened.read(lambda snapshot: find_certificate(snapshot, "c2"))
+        assert revoked is not None
+        assert good is not None
+        assert (revoked.der, revoked.revocation is None, good.revocation is None) == (b"leaf", False, True)
+        assert [(item.hold, item.renewed_from) for item in (revoked, good)] == [(None, None)] * 2
+
+        now = good.create_time
+        hold = Hold(now, "admin")
+        assert not await opened.write(lambda transaction: hold_certificate(transaction, "c1", hold))
+        assert await opened.write(lambda transaction: hold_certificate(transaction, "c2", hold))
+        wanted = CertificateFilter(states=frozenset({CertificateState.ON_HOLD}))
+        everybody = Visible(prefixes=frozenset({""}))
+        found = await opened.read(
+            lambda snapshot: list_certificates(snapshot, everybody, wanted, now=now, after="", limit=9)
+        )
+        assert [(item.id, item.hold) for item in found] == [("c2", hold)]
+    finally:
+        await opened.close()

@@ -26,6 +26,7 @@ from handclasp.certificates.v1.certificate_pb2 import (
     REVOCATION_REASON_NONE_GIVEN,
     REVOCATION_REASON_SUPERSEDED,
     Certificate,
+    Hold,
     Revocation,
 )
 from handclasp.client.possession import make_statement
@@ -188,14 +189,16 @@ def test_upload_of_der_without_key(handclasp: Handclasp, small: Small, tmp_path:
 
 def test_list_with_filters(handclasp: Handclasp, small: Small) -> None:
     ran = handclasp(
-        *("cert", "list", "--user", "alice", "--state", "active", "--state", "not-yet-valid", "--serial", "0a:bc"),
-        *("--fingerprint", "ff", "--expires-before", "2030-01-31", "--expires-after", "2029-01-31T12:00:00+02:00"),
+        *("cert", "list", "--user", "alice", "--state", "active", "--state", "not-yet-valid", "--state", "on-hold"),
+        *("--serial", "0a:bc", "--fingerprint", "ff"),
+        *("--expires-before", "2030-01-31", "--expires-after", "2029-01-31T12:00:00+02:00"),
         *("--limit", "2", "-o", "json"),
     )
     assert [certificate["id"] for certificate in ran.json["certificates"]] == ["c0", "c1"]
     [seen] = small.seen
     assert seen.request.user == "users/alice"
-    assert list(seen.request.states) == [Certificate.STATE_ACTIVE, Certificate.STATE_NOT_YET_VALID]
+    states = [Certificate.STATE_ACTIVE, Certificate.STATE_NOT_YET_VALID, Certificate.STATE_ON_HOLD]
+    assert list(seen.request.states) == states
     assert (seen.request.serial, seen.request.fingerprint) == ("0a:bc", "ff")
     assert seen.request.expire_before.ToJsonString() == "2030-01-31T00:00:00Z"
     assert seen.request.expire_after.ToJsonString() == "2029-01-31T10:00:00Z"
@@ -229,7 +232,8 @@ def test_update_names_what_changes(handclasp: Handclasp, small: Small) -> None:
 def test_revoke_one_or_all(handclasp: Handclasp, small: Small) -> None:
     assert handclasp("cert", "revoke", "c1", "--reason", "key-compromise").status == 0
     ran = handclasp("cert", "revoke", "--user", "alice", "--all", "-o", "json")
-    assert ran.json == {"user": "users/alice", "revoked_count": 2}
+    barrier = {"revision": 7, "acknowledged": 2, "leases_ended": 0}
+    assert ran.json == {"user": "users/alice", "revoked_count": 2, "in_force": barrier}
     one, every = small.seen
     assert (one.request.name, one.request.reason) == ("certificates/c1", REVOCATION_REASON_KEY_COMPROMISE)
     assert (every.request.user, every.request.reason) == ("users/alice", REVOCATION_REASON_NONE_GIVEN)
@@ -272,7 +276,104 @@ def test_the_first_revocation_stays(handclasp: Handclasp, small: Small) -> None:
 @pytest.mark.parametrize(("count", "said"), [(0, "0 certificates of alice are"), (1, "1 certificate of alice is")])
 def test_how_many_were_revoked(handclasp: Handclasp, small: Small, count: int, said: str) -> None:
     small.revoked_count = count
-    assert handclasp("cert", "revoke", "--user", "alice", "--all").out == f"{said} revoked.\n"
+    assert handclasp("cert", "revoke", "--user", "alice", "--all").out.splitlines()[0] == f"{said} revoked."
+
+
+def test_hold_and_reinstate(handclasp: Handclasp, small: Small) -> None:
+    small.hold = Hold(held_by="users/admin")
+    small.hold.hold_time.FromDatetime(datetime(2026, 1, 31, 12, tzinfo=UTC))
+    ran = handclasp("cert", "hold", "c1")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.splitlines() == [
+        "certificates/c1 of users/alice is on hold since 2026-01-31T12:00:00Z.",
+        "In force: 2 relying parties acknowledged.",
+    ]
+    held = handclasp("cert", "hold", "certificates/c1", "-o", "json").json
+    assert (held["id"], held["state"], held["hold"]["held_by"]) == ("c1", "STATE_ON_HOLD", "users/admin")
+    ran = handclasp("cert", "reinstate", "c1")
+    assert ran.out.splitlines()[0] == "certificates/c1 of users/alice is not on hold; its state is ACTIVE."
+    assert handclasp("cert", "reinstate", "c1", "-o", "json").json["state"] == "STATE_ACTIVE"
+    assert {seen.request.name for seen in small.seen} == {"certificates/c1"}
+
+
+@pytest.mark.parametrize("args", [("cert", "hold"), ("cert", "reinstate"), ("user", "disable")])
+def test_what_does_the_same_again_is_repeated_if_its_answer_is_lost(
+    handclasp: Handclasp, small: Small, args: tuple[str, str]
+) -> None:
+    method = {"hold": "HoldCertificate", "reinstate": "ReinstateCertificate", "disable": "DisableUser"}[args[1]]
+    small.refuse[method] = [grpc.StatusCode.UNAVAILABLE]
+    assert handclasp(*args, "c1").status == 0
+    assert len(small.asked(method)) == 2
+
+
+def test_show_says_since_when_it_is_on_hold_and_what_it_renewed(handclasp: Handclasp, small: Small) -> None:
+    assert "on hold since" not in handclasp("cert", "show", "c1").out
+    small.hold = Hold(held_by="users/admin")
+    small.hold.hold_time.FromDatetime(datetime(2026, 1, 31, 12, tzinfo=UTC))
+    small.renewed_from = "certificates/c0"
+    lines = [" ".join(line.split()) for line in handclasp("cert", "show", "c1").out.splitlines()]
+    assert "on hold since 2026-01-31T12:00:00Z by users/admin" in lines
+    assert "renewed from certificates/c0" in lines
+
+
+@pytest.mark.parametrize("given", [(), ("c0",), ("certificates/c0",)])
+def test_renew_makes_a_new_key_for_the_certificate_of_the_context(
+    handclasp: Handclasp, small: Small, out: Path, given: tuple[str, ...]
+) -> None:
+    ran = handclasp("cert", "renew", *given, "--out", out, "--lifetime", "12h", "-o", "json")
+    assert (ran.status, ran.err) == (0, "")
+    assert are_a_pair(out)
+    assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600
+    assert (ran.json["id"], ran.json["renewed_from"]) == ("c1", "certificates/c0")
+    assert ran.json["key_file"] == str(out / "key.pem")
+    # Without an id it asks which certificate it presents, which takes no permission.
+    assert len(small.seen) == (1 if given else 2)
+    last = small.seen[-1].request
+    assert (last.name, last.lifetime.seconds) == ("certificates/c0", 12 * 3600)
+    assert last.request_id
+    assert "PRIVATE" not in last.csr_pem
+
+
+def test_renew_takes_a_certificate_of_its_own(
+    handclasp: Handclasp, small: Small, out: Path, tmp_path: Path, context_file: Path
+) -> None:
+    other = small.issuing.issue("carol")
+    (tmp_path / "cert.pem").write_text(other.pem)
+    (tmp_path / "key.pem").write_text(other.key_pem)
+    (tmp_path / "key.pem").chmod(0o600)
+    options = ("--cert", tmp_path / "cert.pem", "--key", tmp_path / "key.pem")
+    assert handclasp("cert", "renew", "--out", out, *options).status == 0
+    assert {seen.common_name for seen in small.seen} == {"carol"}
+    assert handclasp("cert", "renew", "--out", out / "more", *options[:2]).status == 2
+    assert handclasp("--as", "carol", "cert", "renew", "--out", out / "more").status == 2
+    lines = [line for line in context_file.read_text().splitlines() if not line.startswith(("certificate =", "key ="))]
+    context_file.write_text("\n".join(lines))
+    ran = handclasp("cert", "renew", "--out", out / "more")
+    assert (ran.status, ran.err.split(":")[0]) == (5, "CREDENTIALS_MISSING")
+    assert not (out / "more").exists()
+
+
+def test_renewing_what_one_does_not_hold(handclasp: Handclasp, out: Path) -> None:
+    ran = handclasp("cert", "renew", "c7", "--out", out)
+    assert (ran.status, ran.err) == (3, "NOT_THE_HOLDER: not yours\n")
+    assert not out.exists()
+
+
+def test_renewing_overwrites_nothing(handclasp: Handclasp, small: Small, out: Path) -> None:
+    out.mkdir()
+    (out / "key.pem").write_text("mine")
+    assert handclasp("cert", "renew", "--out", out).err.startswith("FILE_EXISTS: ")
+    assert not small.seen
+    assert (out / "key.pem").read_text() == "mine"
+
+
+def test_the_new_key_is_kept_if_the_renewal_may_have_been_done(handclasp: Handclasp, small: Small, out: Path) -> None:
+    small.refuse["RenewCertificate"] = [grpc.StatusCode.DEADLINE_EXCEEDED]
+    ran = handclasp("cert", "renew", "c0", "--out", out)
+    assert ran.status == 1
+    assert "may have been issued" in ran.err
+    assert "`handclasp cert list`" in ran.err
+    assert [path.name for path in out.iterdir()] == ["key.pem"]
 
 
 @pytest.mark.parametrize("form", ["pem", "der", "encrypted", "beside", "pkcs12"])

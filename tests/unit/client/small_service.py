@@ -27,8 +27,8 @@ from handclasp.authorization.v1.decision_pb2 import DECISION_REASON_REVOKED, Dec
 from handclasp.authorization.v1.permission_pb2 import PERMISSION_EXECUTE_INTEGRATIONS, Grant
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1 import certificate_service_pb2_grpc
-from handclasp.certificates.v1.certificate_pb2 import Certificate, Revocation, TrustAnchor
-from handclasp.errors import HandclaspError
+from handclasp.certificates.v1.certificate_pb2 import Certificate, Hold, Revocation, TrustAnchor
+from handclasp.errors import HandclaspError, PermissionDenied, Reason
 from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integrations.v1 import integration_service_pb2 as integration_messages
 from handclasp.integrations.v1 import integration_service_pb2_grpc
@@ -57,6 +57,8 @@ class Seen:
     method: str
     request: Any
     authorization: str | None
+    common_name: str
+    """Of the certificate that was presented; empty without one."""
 
 
 @dataclass
@@ -69,7 +71,15 @@ class Small:
     """What the next calls of a method are refused with, in order. A bare code: without the details of ours."""
     certificate_count: int = 3
     revocation: Revocation | None = None
+    hold: Hold | None = None
+    renewed_from: str = ""
     revoked_count: int = 2
+    in_force: tuple[int, int, int] | None = (7, 2, 0)
+    """What is said of the barrier: the revision, how many acknowledged, how many leases ended."""
+    seconds_in_force: float = 0.0
+    """How long the barrier takes."""
+    presented: str = "c0"
+    """The id of the certificate that callers present."""
     input_schema: dict[str, Any] = field(default_factory=dict)
     more_authorities: list[str] = field(default_factory=list)
     issuing: OutsideCA = field(init=False)
@@ -99,7 +109,9 @@ class Small:
     async def note(self, method: str, request: Any, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         authorization = metadata.get("authorization")
-        self.seen.append(Seen(method, request, None if authorization is None else str(authorization)))
+        names = (context.auth_context() or {}).get("x509_common_name", [])
+        common_name = b"".join(names).decode()
+        self.seen.append(Seen(method, request, None if authorization is None else str(authorization), common_name))
         if not self.refuse.get(method):
             return
         refusal = self.refuse[method].pop(0)
@@ -108,6 +120,13 @@ class Small:
         else:
             trailer = ((DETAILS_KEY, status_details(refusal)),)
             await context.abort(status_code(refusal), refusal.message, trailing_metadata=trailer)
+
+    async def barrier(self, context: Context) -> None:
+        """Says that what was done is in force."""
+        await asyncio.sleep(self.seconds_in_force)
+        if self.in_force is not None:
+            names = ("handclasp-revision", "handclasp-acknowledged", "handclasp-leases-ended")
+            context.set_trailing_metadata(tuple(zip(names, map(str, self.in_force), strict=True)))
 
     def described(self, user: str, leaf: x509.Certificate) -> Certificate:
         described = Certificate(
@@ -171,6 +190,8 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
             user="users/alice",
             fingerprint="f" * 64,
             description="[bold]odd[/bold] \x1b[31mred",
+            hold=self._small.hold,
+            renewed_from=self._small.renewed_from,
             pem="-----BEGIN CERTIFICATE-----\nMAo=\n-----END CERTIFICATE-----\n",
         )
 
@@ -193,6 +214,7 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
 
     async def RevokeCertificate(self, request: messages.RevokeCertificateRequest, context: Context) -> Certificate:  # noqa: N802
         await self._small.note("RevokeCertificate", request, context)
+        await self._small.barrier(context)
         return Certificate(
             name=request.name, user="users/alice", state=Certificate.STATE_REVOKED, revocation=self._small.revocation
         )
@@ -201,10 +223,38 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
         self, request: messages.RevokeUserCertificatesRequest, context: Context
     ) -> messages.RevokeUserCertificatesResponse:
         await self._small.note("RevokeUserCertificates", request, context)
+        await self._small.barrier(context)
         return messages.RevokeUserCertificatesResponse(revoked_count=self._small.revoked_count)
+
+    async def HoldCertificate(self, request: messages.HoldCertificateRequest, context: Context) -> Certificate:  # noqa: N802
+        await self._small.note("HoldCertificate", request, context)
+        await self._small.barrier(context)
+        return Certificate(
+            name=request.name, user="users/alice", state=Certificate.STATE_ON_HOLD, hold=self._small.hold
+        )
+
+    async def ReinstateCertificate(  # noqa: N802
+        self, request: messages.ReinstateCertificateRequest, context: Context
+    ) -> Certificate:
+        await self._small.note("ReinstateCertificate", request, context)
+        await self._small.barrier(context)
+        return Certificate(name=request.name, user="users/alice", state=Certificate.STATE_ACTIVE)
+
+    async def RenewCertificate(self, request: messages.RenewCertificateRequest, context: Context) -> Certificate:  # noqa: N802
+        await self._small.note("RenewCertificate", request, context)
+        presented = f"certificates/{self._small.presented}"
+        if request.name != presented:
+            refusal = PermissionDenied(Reason.NOT_THE_HOLDER, "not yours", metadata={"certificate": presented})
+            trailer = ((DETAILS_KEY, status_details(refusal)),)
+            await context.abort(status_code(refusal), refusal.message, trailing_metadata=trailer)
+        leaf = _sign(self._small.issuing, "alice", x509.load_pem_x509_csr(request.csr_pem.encode()))
+        described = self._small.described("users/alice", leaf)
+        described.renewed_from = request.name
+        return described
 
     async def AddTrustAnchor(self, request: messages.AddTrustAnchorRequest, context: Context) -> TrustAnchor:  # noqa: N802
         await self._small.note("AddTrustAnchor", request, context)
+        await self._small.barrier(context)
         return TrustAnchor(name="trustAnchors/t1", display_name=request.display_name)
 
     async def ListTrustAnchors(  # noqa: N802
@@ -215,6 +265,7 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
 
     async def RemoveTrustAnchor(self, request: messages.RemoveTrustAnchorRequest, context: Context) -> Empty:  # noqa: N802
         await self._small.note("RemoveTrustAnchor", request, context)
+        await self._small.barrier(context)
         return Empty()
 
     async def CheckPermission(self, request: messages.CheckPermissionRequest, context: Context) -> Decision:  # noqa: N802
@@ -253,10 +304,12 @@ class _Accounts(account_service_pb2_grpc.AccountServiceServicer):
 
     async def UpdateUser(self, request: account_messages.UpdateUserRequest, context: Context) -> User:  # noqa: N802
         await self._small.note("UpdateUser", request, context)
+        await self._small.barrier(context)
         return request.user
 
     async def DisableUser(self, request: account_messages.DisableUserRequest, context: Context) -> User:  # noqa: N802
         await self._small.note("DisableUser", request, context)
+        await self._small.barrier(context)
         return User(name=request.name, state=User.STATE_DISABLED)
 
     async def EnableUser(self, request: account_messages.EnableUserRequest, context: Context) -> User:  # noqa: N802
@@ -265,6 +318,7 @@ class _Accounts(account_service_pb2_grpc.AccountServiceServicer):
 
     async def SetPassword(self, request: account_messages.SetPasswordRequest, context: Context) -> User:  # noqa: N802
         await self._small.note("SetPassword", request, context)
+        await self._small.barrier(context)
         return User(name=request.name, has_password=True)
 
     async def CreateAccessProfile(  # noqa: N802
@@ -291,6 +345,7 @@ class _Accounts(account_service_pb2_grpc.AccountServiceServicer):
         self, request: account_messages.UpdateAccessProfileRequest, context: Context
     ) -> AccessProfile:
         await self._small.note("UpdateAccessProfile", request, context)
+        await self._small.barrier(context)
         return request.access_profile
 
     async def DeleteAccessProfile(  # noqa: N802
@@ -310,6 +365,11 @@ class _Authorization(authorization_service_pb2_grpc.AuthorizationServiceServicer
         await self._small.note("ExplainDecision", request, context)
         decision = Decision(name=request.name, reason=DECISION_REASON_REVOKED, rule="the certificate was revoked")
         return authorization_messages.DecisionRecord(decision=decision, count=2)
+
+    def WatchAuthorization(  # noqa: N802
+        self, requests: AsyncIterator[authorization_messages.WatchAuthorizationRequest], context: Context
+    ) -> AsyncIterator[authorization_messages.WatchAuthorizationResponse]:
+        raise NotImplementedError
 
 
 class _Integrations(integration_service_pb2_grpc.IntegrationServiceServicer):

@@ -26,12 +26,13 @@ class Origin(StrEnum):
 
 
 class CertificateState(StrEnum):
-    """What a certificate is good for at a moment. Only the revocation is stored; the rest follows from the clock."""
+    """What a certificate is good for at a moment. Revocations and holds are stored; the rest follows from the clock."""
 
     ACTIVE = "ACTIVE"
     REVOKED = "REVOKED"
     EXPIRED = "EXPIRED"
     NOT_YET_VALID = "NOT_YET_VALID"
+    ON_HOLD = "ON_HOLD"
 
 
 class RevocationReason(StrEnum):
@@ -56,6 +57,15 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """A revocation that can be taken back (certificateHold, RFC 5280, section 5.3.1)."""
+
+    time: datetime
+    held_by: str
+    """The user's id."""
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """A client certificate on file, mapped to one user.
 
@@ -70,6 +80,8 @@ class Certificate:
         anchor_fingerprint: of the trust anchor that it chains to; None if it is our own.
         created_by, created_with: ids of the user who issued or uploaded it, and of the certificate they used; empty if
             the service itself, or a password.
+        hold: stays on record if it is revoked.
+        renewed_from: the id of the certificate whose successor it is; None if of none.
     """
 
     id: str
@@ -94,10 +106,14 @@ class Certificate:
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     revocation: Revocation | None = None
+    hold: Hold | None = None
+    renewed_from: str | None = None
 
     def state(self, now: datetime) -> CertificateState:
         if self.revocation is not None:
             return CertificateState.REVOKED
+        if self.hold is not None:
+            return CertificateState.ON_HOLD
         if now >= self.trusted_until:
             return CertificateState.EXPIRED
         return CertificateState.NOT_YET_VALID if now < self.not_before else CertificateState.ACTIVE

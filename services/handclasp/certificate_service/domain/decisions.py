@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
 from handclasp.certificate_service.domain.identifiers import (
     access_profile_name,
     certificate_name,
+    trust_anchor_name,
     user_name,
 )
 from handclasp.certificate_service.domain.permissions import Permission, ProfileGrant
@@ -35,6 +36,7 @@ class DecisionReason(StrEnum):
     CREDENTIALS_THROTTLED = "CREDENTIALS_THROTTLED"
     PERMISSION_MISSING = "PERMISSION_MISSING"
     RESOURCE_NOT_GRANTED = "RESOURCE_NOT_GRANTED"
+    ON_HOLD = "ON_HOLD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class CertificateFacts:
     not_before: datetime
     trusted_until: datetime
     revocation: Revocation | None
+    hold: Hold | None
+    anchor_id: str | None
+    """Of the trust anchor that it chains to; None if it is our own, or the anchor was removed."""
     anchor_removed: bool
 
 
@@ -83,12 +88,14 @@ class Verdict:
         rule: for people: the grant that allowed, or what stood against it.
         expire_time: when a yes ends by itself; None on a no, and for peers without a certificate.
         retry_time: only if throttled.
+        rests_on: names of all that a yes rests on; empty on a no, and for peers without a certificate.
     """
 
     reason: DecisionReason
     rule: str
     expire_time: datetime | None = None
     retry_time: datetime | None = None
+    rests_on: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> bool:
@@ -109,6 +116,8 @@ def judge_certificate(facts: PeerFacts, now: datetime) -> Verdict | None:
         unsaid = revocation.reason is RevocationReason.UNSPECIFIED
         why = "no reason given" if unsaid else f"reason {revocation.reason}"
         return Verdict(DecisionReason.REVOKED, f"{name} was revoked at {_utc(revocation.time)}, {why}")
+    if certificate.hold is not None:
+        return Verdict(DecisionReason.ON_HOLD, f"{name} is on hold since {_utc(certificate.hold.time)}")
     if certificate.anchor_removed:
         return Verdict(DecisionReason.ANCHOR_REMOVED, f"the trust anchor that {name} chains to was removed")
     if now >= certificate.trusted_until:
@@ -148,7 +157,8 @@ def judge_grants(user: UserFacts, permission: Permission, resource: str) -> Verd
             continue
         missing = False
         if item.grant.reaches(resource):
-            return Verdict(DecisionReason.ALLOWED, f"{access_profile_name(item.profile_id)} grants {item.grant}")
+            profile = access_profile_name(item.profile_id)
+            return Verdict(DecisionReason.ALLOWED, f"{profile} grants {item.grant}", rests_on=(profile,))
     if missing:
         return Verdict(
             DecisionReason.PERMISSION_MISSING, f"no access profile of {user_name(user.id)} grants {permission}"
@@ -173,7 +183,12 @@ def decide(
     if against is not None:
         return against
     verdict = judge_grants(facts.user, permission, resource)
-    return Verdict(verdict.reason, verdict.rule, facts.certificate.trusted_until) if verdict.allowed else verdict
+    if not verdict.allowed:
+        return verdict
+    certificate = facts.certificate
+    anchor = () if certificate.anchor_id is None else (trust_anchor_name(certificate.anchor_id),)
+    rests_on = (certificate_name(certificate.id), user_name(facts.user.id), *verdict.rests_on, *anchor)
+    return Verdict(verdict.reason, verdict.rule, certificate.trusted_until, rests_on=rests_on)
 
 
 def _utc(moment: datetime) -> str:

@@ -21,6 +21,7 @@ from handclasp.certificate_service.domain.identifiers import (
 from handclasp.certificate_service.domain.users import User, UserState
 from handclasp.certificate_service.rpc.admission import the_caller
 from handclasp.certificate_service.rpc.authorization_messages import from_grant, to_grants
+from handclasp.certificate_service.rpc.barrier_metadata import in_force
 from handclasp.certificate_service.rpc.fields import EnumTable, masked, to_timestamp
 from handclasp.certificate_service.use_cases.access_profiles import AccessProfiles
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
@@ -57,25 +58,25 @@ class AccountService(AccountServiceServicer):
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> user_pb2.User:
         user_id = parse_user_name(request.user.name, "user.name")
         changes = masked(request.update_mask, ("display_name", "access_profiles"), request.user)
-        user = await self._users.update(
+        updated = await self._users.update(
             the_caller(),
             user_id,
             display_name=request.user.display_name if "display_name" in changes else None,
             profile_ids=_profile_ids(request.user.access_profiles) if "access_profiles" in changes else None,
         )
-        return _from_user(user)
+        return _from_user(in_force(updated, context))
 
     async def DisableUser(self, request: pb.DisableUserRequest, context: Context) -> user_pb2.User:
-        return _from_user(await self._users.disable(the_caller(), parse_user_name(request.name)))
+        return _from_user(in_force(await self._users.disable(the_caller(), parse_user_name(request.name)), context))
 
     async def EnableUser(self, request: pb.EnableUserRequest, context: Context) -> user_pb2.User:
         return _from_user(await self._users.enable(the_caller(), parse_user_name(request.name)))
 
     async def SetPassword(self, request: pb.SetPasswordRequest, context: Context) -> user_pb2.User:
-        user = await self._users.set_password(
+        done = await self._users.set_password(
             the_caller(), parse_user_name(request.name), new=request.new_password, old=request.old_password
         )
-        return _from_user(user)
+        return _from_user(in_force(done, context))
 
     async def CreateAccessProfile(
         self, request: pb.CreateAccessProfileRequest, context: Context
@@ -108,13 +109,13 @@ class AccountService(AccountServiceServicer):
         sent = request.access_profile
         profile_id = parse_access_profile_name(sent.name, "access_profile.name")
         changes = masked(request.update_mask, ("description", "grants"), sent)
-        profile = await self._profiles.update(
+        updated = await self._profiles.update(
             the_caller(),
             profile_id,
             description=sent.description if "description" in changes else None,
             grants=to_grants(sent.grants, "access_profile.grants") if "grants" in changes else None,
         )
-        return _from_profile(profile)
+        return _from_profile(in_force(updated, context))
 
     async def DeleteAccessProfile(self, request: pb.DeleteAccessProfileRequest, context: Context) -> Empty:
         await self._profiles.delete(the_caller(), parse_access_profile_name(request.name))

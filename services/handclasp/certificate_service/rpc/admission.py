@@ -32,6 +32,9 @@ ADMISSIONS = {
     _CERTIFICATES + "UpdateCertificate": Admission.AUTHENTICATED,
     _CERTIFICATES + "RevokeCertificate": Admission.AUTHENTICATED,
     _CERTIFICATES + "RevokeUserCertificates": Admission.AUTHENTICATED,
+    _CERTIFICATES + "HoldCertificate": Admission.AUTHENTICATED,
+    _CERTIFICATES + "ReinstateCertificate": Admission.AUTHENTICATED,
+    _CERTIFICATES + "RenewCertificate": Admission.MUTUAL_TLS,
     _CERTIFICATES + "CheckPermission": Admission.MUTUAL_TLS,
     _CERTIFICATES + "BatchCheckPermissions": Admission.MUTUAL_TLS,
     _CERTIFICATES + "AddTrustAnchor": Admission.AUTHENTICATED,
@@ -51,6 +54,7 @@ ADMISSIONS = {
     _ACCOUNTS + "UpdateAccessProfile": Admission.AUTHENTICATED,
     _ACCOUNTS + "DeleteAccessProfile": Admission.AUTHENTICATED,
     _AUTHORIZATION + "ExplainDecision": Admission.AUTHENTICATED,
+    _AUTHORIZATION + "WatchAuthorization": Admission.MUTUAL_TLS,
 }
 
 
@@ -72,7 +76,7 @@ class Admitter:
         if needed is Admission.MUTUAL_TLS and peer.certificate_der is None:
             raise PermissionDenied(
                 Reason.MUTUAL_TLS_REQUIRED,
-                "this method is for relying parties with a client certificate; call it on the mutual TLS port",
+                "this method is for callers with a client certificate; call it on the mutual TLS port",
             )
         if needed is Admission.ANYBODY and peer.certificate_der is None and peer.credentials is None:
             return None

@@ -45,6 +45,8 @@ def from_decision(decision: Decision) -> decision_pb2.Decision:
         decide_time=to_timestamp(decision.time),
         expire_time=to_timestamp(verdict.expire_time),
         retry_time=to_timestamp(verdict.retry_time),
+        revision=decision.revision,
+        rests_on=verdict.rests_on,
     )
 
 

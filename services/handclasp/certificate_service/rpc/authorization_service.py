@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,15 +13,64 @@ from handclasp.authorization.v1.authorization_service_pb2_grpc import Authorizat
 from handclasp.certificate_service.domain.identifiers import parse_decision_name
 from handclasp.certificate_service.rpc.admission import the_caller
 from handclasp.certificate_service.rpc.authorization_messages import from_denial
+from handclasp.certificate_service.rpc.watch_messages import from_message, to_position
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
+from handclasp.certificate_service.use_cases.watch_authorization import Watch, WatchAuthorization
+from handclasp.errors import InvalidArgument, Reason
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Requests = AsyncIterator[pb.WatchAuthorizationRequest]
+
+_START_SECONDS = 5.0
 
 
 class AuthorizationService(AuthorizationServiceServicer):
-    def __init__(self, explain: ExplainDecision) -> None:
+    def __init__(self, explain: ExplainDecision, watching: WatchAuthorization) -> None:
         self._explain = explain
+        self._watching = watching
 
     async def ExplainDecision(self, request: pb.ExplainDecisionRequest, context: Context) -> pb.DecisionRecord:
         decision_id = parse_decision_name(request.name)
         return from_denial(await self._explain.explain(the_caller(), decision_id))
+
+    async def WatchAuthorization(
+        self, request_iterator: Requests, context: Context
+    ) -> AsyncIterator[pb.WatchAuthorizationResponse]:
+        start = await _start(request_iterator)
+        applied = to_position(start.applied) if start.HasField("applied") else None
+        with self._watching.open(the_caller(), start.process_id, applied) as watch:
+            listening = asyncio.create_task(_listen(request_iterator, watch))
+            try:
+                async for message in watch.messages():
+                    yield from_message(message)
+            finally:
+                listening.cancel()
+
+
+async def _start(requests: Requests) -> pb.WatchAuthorizationRequest.Start:
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            first = await anext(aiter(requests), None)
+    except TimeoutError:
+        first = None
+    if first is None or first.WhichOneof("message") != "start":
+        raise InvalidArgument(Reason.WATCH_NOT_STARTED, "a watch begins with a `start`, within a few seconds; send one")
+    return first.start
+
+
+async def _listen(requests: Requests, watch: Watch) -> None:
+    """Takes in what the relying party says, until it says no more."""
+    try:
+        async for request in requests:
+            match request.WhichOneof("message"):
+                case "ping":
+                    watch.ping(request.ping.number, request.ping.acknowledged_revision)
+                case "acknowledgement":
+                    watch.acknowledge(request.acknowledgement.revision)
+                case _:
+                    fault = "on a watch that has begun, only pings and acknowledgements are taken; send those"
+                    watch.end(InvalidArgument(Reason.REQUEST_MALFORMED, fault))
+                    return
+    finally:
+        # Also if the stream broke, which the end of the call says by itself.
+        watch.end()

@@ -67,6 +67,7 @@ def from_certificate(
         update_time=to_timestamp(certificate.update_time),
         created_by=user_name(certificate.created_by),
         created_with=certificate_name(certificate.created_with),
+        renewed_from=certificate_name(certificate.renewed_from or ""),
     )
     revocation = certificate.revocation
     if revocation is not None:
@@ -77,6 +78,9 @@ def from_certificate(
                 revoked_by=user_name(revocation.revoked_by),
             )
         )
+    hold = certificate.hold
+    if hold is not None:
+        message.hold.CopyFrom(certificate_pb2.Hold(hold_time=to_timestamp(hold.time), held_by=user_name(hold.held_by)))
     if with_pem:
         chain = own_chain if certificate.anchor_fingerprint is None else certificate.chain_der
         message.pem = "".join(map(ssl.DER_cert_to_PEM_cert, (certificate.der, *chain)))

@@ -24,6 +24,7 @@ from handclasp.certificate_service.domain.identifiers import (
 from handclasp.certificate_service.domain.permissions import check_resource
 from handclasp.certificate_service.rpc.admission import the_caller, the_caller_if_known
 from handclasp.certificate_service.rpc.authorization_messages import PERMISSIONS, from_decision
+from handclasp.certificate_service.rpc.barrier_metadata import in_force
 from handclasp.certificate_service.rpc.certificate_messages import (
     REVOCATION_REASONS,
     from_anchor,
@@ -41,6 +42,7 @@ from handclasp.certificate_service.use_cases.issue_certificate import (
     KeyCustody,
 )
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
+from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate, RenewRequest
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import (
     PossessionProof,
@@ -77,6 +79,7 @@ class UseCases:
     """What the service can do."""
 
     issue: IssueCertificate
+    renew: RenewCertificate
     upload: UploadCertificate
     certificates: Certificates
     check: CheckPermission
@@ -189,22 +192,52 @@ class CertificateService(CertificateServiceServicer):
     async def RevokeCertificate(
         self, request: pb.RevokeCertificateRequest, context: Context
     ) -> certificate_pb2.Certificate:
-        certificate = await self._do.certificates.revoke(
+        revoked = await self._do.certificates.revoke(
             the_caller(),
             parse_certificate_name(request.name),
             REVOCATION_REASONS.to_domain(request.reason, "reason"),
         )
-        return self._message(certificate)
+        return self._message(in_force(revoked, context))
 
     async def RevokeUserCertificates(
         self, request: pb.RevokeUserCertificatesRequest, context: Context
     ) -> pb.RevokeUserCertificatesResponse:
-        count = await self._do.certificates.revoke_all(
+        revoked = await self._do.certificates.revoke_all(
             the_caller(),
             parse_user_name(request.user, "user"),
             REVOCATION_REASONS.to_domain(request.reason, "reason"),
         )
-        return pb.RevokeUserCertificatesResponse(revoked_count=count)
+        return pb.RevokeUserCertificatesResponse(revoked_count=in_force(revoked, context))
+
+    async def HoldCertificate(
+        self, request: pb.HoldCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        held = await self._do.certificates.hold(the_caller(), parse_certificate_name(request.name))
+        return self._message(in_force(held, context))
+
+    async def ReinstateCertificate(
+        self, request: pb.ReinstateCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        reinstated = await self._do.certificates.reinstate(the_caller(), parse_certificate_name(request.name))
+        return self._message(in_force(reinstated, context))
+
+    async def RenewCertificate(
+        self, request: pb.RenewCertificateRequest, context: Context
+    ) -> certificate_pb2.Certificate:
+        source = request.WhichOneof("key_source")
+        if source is None:
+            raise invalid_field("key_source", "must be csr_pem or csr_der")
+        successor = await self._do.renew.renew(
+            the_caller(),
+            RenewRequest(
+                certificate_id=parse_certificate_name(request.name),
+                csr_pem=request.csr_pem if source == "csr_pem" else None,
+                csr_der=request.csr_der if source == "csr_der" else None,
+                lifetime=to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None,
+                identity=_identity("RenewCertificate", request),
+            ),
+        )
+        return self._message(successor)
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
@@ -223,13 +256,13 @@ class CertificateService(CertificateServiceServicer):
         source = request.WhichOneof("certificate")
         if source is None:
             raise invalid_field("certificate", "must be pem or der")
-        anchor = await self._do.anchors.add(
+        added = await self._do.anchors.add(
             the_caller(),
             pem=request.pem if source == "pem" else None,
             der=request.der if source == "der" else None,
             display_name=request.display_name,
         )
-        return from_anchor(anchor)
+        return from_anchor(in_force(added, context))
 
     async def ListTrustAnchors(
         self, request: pb.ListTrustAnchorsRequest, context: Context
@@ -239,7 +272,8 @@ class CertificateService(CertificateServiceServicer):
         return pb.ListTrustAnchorsResponse(trust_anchors=map(from_anchor, page.items), next_page_token=page.next_token)
 
     async def RemoveTrustAnchor(self, request: pb.RemoveTrustAnchorRequest, context: Context) -> Empty:
-        await self._do.anchors.remove(the_caller(), parse_trust_anchor_name(request.name))
+        removed = await self._do.anchors.remove(the_caller(), parse_trust_anchor_name(request.name))
+        in_force(removed, context)
         return Empty()
 
     async def GetTrustBundle(self, request: pb.GetTrustBundleRequest, context: Context) -> pb.TrustBundle:
@@ -285,10 +319,13 @@ def _question(
         permission=PERMISSIONS.to_domain(request.permission, "permission"),
         resources=resources,
         peer_address=request.peer_address,
+        min_revision=request.min_revision,
     )
 
 
-def _identity(method: str, request: pb.IssueCertificateRequest | pb.UploadCertificateRequest) -> RequestIdentity | None:
+def _identity(
+    method: str, request: pb.IssueCertificateRequest | pb.UploadCertificateRequest | pb.RenewCertificateRequest
+) -> RequestIdentity | None:
     """What makes a retry the same request: everything but the id, and but the proof, which is dated."""
     if not request.request_id:
         return None

@@ -14,6 +14,7 @@ from handclasp.certificate_service.domain.certificates import (
     Certificate,
     CertificateFilter,
     CertificateState,
+    Hold,
     Origin,
     Revocation,
     RevocationReason,
@@ -102,13 +103,43 @@ async def revoke_certificates_of(transaction: Transaction, user_id: str, revocat
     return await _revoke(transaction, certificates.c.user_id == user_id, revocation)
 
 
+async def hold_certificate(transaction: Transaction, certificate_id: str, hold: Hold) -> bool:
+    """Whether it was neither revoked nor on hold, and is on hold now."""
+    done = await transaction.execute(
+        update(certificates)
+        .where(
+            certificates.c.id == certificate_id,
+            certificates.c.revoke_time.is_(None),
+            certificates.c.hold_time.is_(None),
+        )
+        .values(hold_time=hold.time, held_by=hold.held_by, update_time=hold.time)
+    )
+    return int(getattr(done, "rowcount", 0)) > 0
+
+
+async def reinstate_certificate(transaction: Transaction, certificate_id: str, now: datetime) -> bool:
+    """Whether it was on hold and not revoked, and is no longer on hold."""
+    done = await transaction.execute(
+        update(certificates)
+        .where(
+            certificates.c.id == certificate_id,
+            certificates.c.revoke_time.is_(None),
+            certificates.c.hold_time.is_not(None),
+        )
+        .values(hold_time=None, held_by=None, update_time=now)
+    )
+    return int(getattr(done, "rowcount", 0)) > 0
+
+
 def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
     """The same rules as `Certificate.state`."""
     column = certificates.c
-    valid = column.revoke_time.is_(None)
+    valid = and_(column.revoke_time.is_(None), column.hold_time.is_(None))
     match state:
         case CertificateState.REVOKED:
             return column.revoke_time.is_not(None)
+        case CertificateState.ON_HOLD:
+            return and_(column.revoke_time.is_(None), column.hold_time.is_not(None))
         case CertificateState.EXPIRED:
             return and_(valid, column.trusted_until <= now)
         case CertificateState.NOT_YET_VALID:
@@ -140,6 +171,7 @@ def _row(certificate: Certificate) -> dict[str, Any]:
         "created_with": certificate.created_with,
         "description": certificate.description,
         "labels": _labels_text(certificate.labels),
+        "renewed_from": certificate.renewed_from,
     }
 
 
@@ -147,6 +179,7 @@ def _certificate(row: Row[Any]) -> Certificate:
     revocation = None
     if row.revoke_time is not None:
         revocation = Revocation(row.revoke_time, RevocationReason(row.revocation_reason), row.revoked_by)
+    hold = None if row.hold_time is None else Hold(row.hold_time, row.held_by)
     return Certificate(
         id=row.id,
         user_id=row.user_id,
@@ -170,6 +203,8 @@ def _certificate(row: Row[Any]) -> Certificate:
         description=row.description,
         labels=json.loads(row.labels),
         revocation=revocation,
+        hold=hold,
+        renewed_from=row.renewed_from,
     )
 
 

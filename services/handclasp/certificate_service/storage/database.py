@@ -6,15 +6,22 @@ calls that write therefore share transactions: see `group_commit.py`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Executable, Result, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
 from handclasp.certificate_service.storage.group_commit import GroupCommit
+from handclasp.certificate_service.storage.revisions import (
+    advance,
+    read_head,
+    read_newest_revisions,
+    read_revisions,
+)
 from handclasp.certificate_service.storage.sqlite import connect_for_lookups, connect_for_writing, connect_in_thread
 from handclasp.errors import HandclaspError, Reason, Unavailable
 
@@ -48,11 +55,58 @@ class Transaction(Snapshot):
     """Reads and writes that are committed together, or not at all."""
 
     wrote = False
+    wants_position = False
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        super().__init__(connection)
+        self.changes: list[Change] = []
+
+    def touch(self, name: str, effect: Effect) -> None:
+        """Says that something changed that decisions can rest on. The revision moves with the commit.
+
+        Args:
+            name: a resource name: of a certificate, user, access profile or trust anchor.
+        """
+        self.changes.append(Change(name, effect))
 
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement that changes something."""
         self.wrote = True
         return await self._connection.execute(statement, parameters)
+
+
+class CommitListener(Protocol):
+    """Whoever has to know of each change that is committed."""
+
+    def committed(self, revision: Revision) -> None:
+        """Told right after the commit, in the order of revisions; some may be left out after `in_doubt`."""
+
+    def in_doubt(self) -> None:
+        """Told if something may have been committed that `committed` is not told of."""
+
+
+class _Revisions:
+    """Ends each transaction that has changes by moving the revision."""
+
+    def __init__(self) -> None:
+        self.listener: CommitListener | None = None
+
+    async def seal(self, connection: AsyncConnection, pieces: Sequence[Transaction]) -> Revision | None:
+        """The transaction's revision. Without changes: where the history is, if somebody wants to know."""
+        changes = tuple(change for piece in pieces for change in piece.changes)
+        if changes:
+            return Revision(await advance(connection, changes), changes)
+        if any(piece.wants_position for piece in pieces):
+            return Revision(await read_head(connection), ())
+        return None
+
+    def sealed(self, seal: Revision | None) -> None:
+        if seal is not None and seal.changes and self.listener is not None:
+            self.listener.committed(seal)
+
+    def in_doubt(self) -> None:
+        if self.listener is not None:
+            self.listener.in_doubt()
 
 
 class Database:
@@ -78,7 +132,12 @@ class Database:
         self._queries = queries
         self._lookups = lookups
         self._writer = writer
-        self._commits = GroupCommit(writer, Transaction, batch=batch)
+        self._revisions = _Revisions()
+        self._commits = GroupCommit(writer, Transaction, self._revisions, batch=batch)
+
+    def tell(self, listener: CommitListener) -> None:
+        """Has a listener, the only one, told of each change from now on."""
+        self._revisions.listener = listener
 
     @property
     def writer(self) -> AsyncEngine:
@@ -114,7 +173,37 @@ class Database:
             committed: told the result right after the commit, also if whoever waits here has left by then. For what
                 must follow a change: the line in the log, and others that have to know.
         """
-        return await self._commits.submit(work, committed)
+        result, _ = await self._commits.submit(work, committed)
+        return result
+
+    async def write_at_revision(
+        self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
+    ) -> tuple[T, int]:
+        """The same, and a revision that includes what `work` changed, or found to be so already."""
+
+        async def located(transaction: Transaction) -> T:
+            transaction.wants_position = True
+            return await work(transaction)
+
+        result, revision = await self._commits.submit(located, committed)
+        if revision is None:
+            raise RuntimeError("a transaction that wants its position was sealed without one")
+        return result, revision.position.revision
+
+    async def history(self, *, after: int, limit: int) -> list[Revision]:
+        """Revisions above that one which are committed and still kept, oldest first."""
+        async with self._queries.connect() as connection:
+            return await read_revisions(connection, after=after, limit=limit)
+
+    async def history_head(self) -> Position:
+        """Where the history is by now."""
+        async with self._queries.connect() as connection:
+            return await read_head(connection)
+
+    async def newest_history(self, *, limit: int) -> tuple[Position, list[Revision]]:
+        """Where the history is, and its newest revisions, oldest first; both at one moment."""
+        async with self._snapshots.begin() as connection:
+            return await read_head(connection), await read_newest_revisions(connection, limit=limit)
 
     async def close(self) -> None:
         await self._commits.close()

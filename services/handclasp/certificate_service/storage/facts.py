@@ -9,50 +9,84 @@ import asyncio
 import functools
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import structlog
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import BindParameter, FromClause, Row, Select, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
+from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
 from handclasp.certificate_service.domain.decisions import CertificateFacts, PeerFacts, UserFacts
 from handclasp.certificate_service.domain.permissions import Grant, Permission, ProfileGrant
 from handclasp.certificate_service.domain.users import UserState
 from handclasp.certificate_service.storage.database import Database, Snapshot
-from handclasp.certificate_service.storage.schema import certificates, grants, trust_anchors, user_profiles, users
+from handclasp.certificate_service.storage.schema import (
+    certificates,
+    grants,
+    revision_head,
+    trust_anchors,
+    user_profiles,
+    users,
+)
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 _BATCH = 128
 
+_Answer: TypeAlias = tuple[int, list[Row[Any]]]
+
+_keys: BindParameter[Any] = bindparam("keys", expanding=True)
 _user_columns = (users.c.id.label("user_id"), users.c.state, grants.c.profile_id, grants.c.permission, grants.c.pattern)
-_with_grants = users.outerjoin(user_profiles, user_profiles.c.user_id == users.c.id).outerjoin(
-    grants, grants.c.profile_id == user_profiles.c.profile_id
+
+
+def _joined_grants(found: FromClause) -> FromClause:
+    """With the profiles of the users found, and their grants."""
+    return found.outerjoin(user_profiles, user_profiles.c.user_id == users.c.id).outerjoin(
+        grants, grants.c.profile_id == user_profiles.c.profile_id
+    )
+
+
+# Each begins with the head, so that the revision is read in the same snapshot as everything else, and there is a row
+# even if nothing is found. One join after the other, because SQLite would make a table of a join within a join.
+_by_user = select(revision_head.c.revision, *_user_columns).select_from(
+    _joined_grants(revision_head.outerjoin(users, users.c.id.in_(_keys)))
 )
 
-_by_user = select(*_user_columns).select_from(_with_grants).where(users.c.id.in_(bindparam("keys", expanding=True)))
-
-_by_fingerprint = (
-    select(
-        certificates.c.id.label("certificate_id"),
-        certificates.c.fingerprint,
-        certificates.c.not_before,
-        certificates.c.trusted_until,
-        certificates.c.revoke_time,
-        certificates.c.revocation_reason,
-        certificates.c.revoked_by,
-        certificates.c.anchor_fingerprint,
-        trust_anchors.c.id.label("anchor_id"),
-        *_user_columns,
+_by_fingerprint = select(
+    revision_head.c.revision,
+    certificates.c.id.label("certificate_id"),
+    certificates.c.fingerprint,
+    certificates.c.not_before,
+    certificates.c.trusted_until,
+    certificates.c.revoke_time,
+    certificates.c.revocation_reason,
+    certificates.c.revoked_by,
+    certificates.c.hold_time,
+    certificates.c.held_by,
+    certificates.c.anchor_fingerprint,
+    trust_anchors.c.id.label("anchor_id"),
+    *_user_columns,
+).select_from(
+    _joined_grants(
+        revision_head.outerjoin(certificates, certificates.c.fingerprint.in_(_keys))
+        .outerjoin(users, users.c.id == certificates.c.user_id)
+        .outerjoin(trust_anchors, trust_anchors.c.fingerprint == certificates.c.anchor_fingerprint)
     )
-    .select_from(
-        certificates.join(_with_grants, certificates.c.user_id == users.c.id).outerjoin(
-            trust_anchors, trust_anchors.c.fingerprint == certificates.c.anchor_fingerprint
-        )
-    )
-    .where(certificates.c.fingerprint.in_(bindparam("keys", expanding=True)))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a peer.
+
+    Attributes:
+        revision: the facts take into account every change up to this one.
+        facts: the certificate on file and its user; None if there is none.
+    """
+
+    revision: int
+    facts: PeerFacts | None
 
 
 class FactsReader:
@@ -64,11 +98,15 @@ class FactsReader:
 
     async def peer(self, fingerprint: str) -> PeerFacts | None:
         """The certificate on file with that fingerprint, and its user."""
-        rows = await self._peers.rows(fingerprint)
-        return _peer_facts(rows) if rows else None
+        return (await self.known(fingerprint)).facts
+
+    async def known(self, fingerprint: str) -> Known:
+        """The same, and the revision that it was read at."""
+        revision, rows = await self._peers.rows(fingerprint)
+        return Known(revision, _peer_facts(rows) if rows else None)
 
     async def user(self, user_id: str) -> UserFacts | None:
-        rows = await self._users.rows(user_id)
+        _, rows = await self._users.rows(user_id)
         return _user_facts(rows) if rows else None
 
     async def close(self) -> None:
@@ -78,10 +116,8 @@ class FactsReader:
 
 async def user_facts(snapshot: Snapshot, user_ids: Iterable[str]) -> dict[str, UserFacts]:
     """The same within a transaction, by user id; unknown users are left out."""
-    return {
-        key: _user_facts(rows)
-        for key, rows in _grouped(await snapshot.fetch(_by_user, {"keys": list(user_ids)}), "user_id").items()
-    }
+    _, found = _grouped(await snapshot.fetch(_by_user, {"keys": list(user_ids)}), "user_id")
+    return {key: _user_facts(rows) for key, rows in found.items()}
 
 
 class _Queue:
@@ -91,11 +127,12 @@ class _Queue:
         self._database = database
         self._query = query
         self._key_column = key_column
-        self._waiting: dict[str, asyncio.Future[list[Row[Any]]]] = {}
+        self._waiting: dict[str, asyncio.Future[_Answer]] = {}
         self._connection: AsyncConnection | None = None
         self._loop: asyncio.Task[None] | None = None
 
-    async def rows(self, key: str) -> list[Row[Any]]:
+    async def rows(self, key: str) -> _Answer:
+        """The revision, and the rows with that key."""
         future = self._waiting.get(key)
         if future is None:
             # A query that runs already may have read before the caller asked, so a key is only ever joined to one that
@@ -117,7 +154,7 @@ class _Queue:
                 keys = list(self._waiting)[:_BATCH]
                 batch = {key: self._waiting.pop(key) for key in keys}
                 try:
-                    found = await self._read(keys)
+                    revision, found = await self._read(keys)
                 except Exception as error:  # noqa: BLE001 - raised where the facts were asked for
                     for future in batch.values():
                         future.set_exception(error)
@@ -125,11 +162,11 @@ class _Queue:
                     await self._disconnect()
                 else:
                     for key, future in batch.items():
-                        future.set_result(found.get(key, []))
+                        future.set_result((revision, found.get(key, [])))
         finally:
             self._loop = None
 
-    async def _read(self, keys: list[str]) -> dict[str, list[Row[Any]]]:
+    async def _read(self, keys: list[str]) -> tuple[int, dict[str, list[Row[Any]]]]:
         if self._connection is None:
             connection = self._database.lookups()
             await connection.start()
@@ -147,11 +184,16 @@ class _Queue:
             _LOG.warning("connection_not_closed", error=type(error).__name__)
 
 
-def _grouped(rows: Iterable[Row[Any]], key_column: str) -> dict[str, list[Row[Any]]]:
+def _grouped(rows: Iterable[Row[Any]], key_column: str) -> tuple[int, dict[str, list[Row[Any]]]]:
+    """The revision, and the rows by key."""
+    revision = 0
     found: dict[str, list[Row[Any]]] = defaultdict(list)
     for row in rows:
-        found[getattr(row, key_column)].append(row)
-    return found
+        revision = row.revision
+        key = getattr(row, key_column)
+        if key is not None:
+            found[key].append(row)
+    return revision, found
 
 
 def _user_facts(rows: list[Row[Any]]) -> UserFacts:
@@ -182,6 +224,8 @@ def _peer_facts(rows: list[Row[Any]]) -> PeerFacts:
             not_before=first.not_before,
             trusted_until=first.trusted_until,
             revocation=revocation,
+            hold=None if first.hold_time is None else Hold(first.hold_time, first.held_by),
+            anchor_id=first.anchor_id,
             anchor_removed=first.anchor_fingerprint is not None and first.anchor_id is None,
         ),
         _user_facts(rows),

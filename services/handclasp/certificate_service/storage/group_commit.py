@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from handclasp.errors import HandclaspError
 _LOG = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 # While several wait and each of these seconds brings more, it pays to wait for those too; at most so many times.
 _GATHERING_SECONDS = 0.002
@@ -28,6 +30,20 @@ class Writes(Protocol):
 
 
 W = TypeVar("W", bound=Writes)
+Piece_contra = TypeVar("Piece_contra", bound=Writes, contravariant=True)
+
+
+class Sealing(Protocol[Piece_contra, S]):
+    """What is done once for each transaction, whatever is in it."""
+
+    async def seal(self, connection: AsyncConnection, pieces: Sequence[Piece_contra]) -> S:
+        """Ends a transaction, as its last statements."""
+
+    def sealed(self, seal: S) -> None:
+        """Told right after the commit, before anybody else is."""
+
+    def in_doubt(self) -> None:
+        """Told if a commit failed, which may have been carried out all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +53,7 @@ class _Job(Generic[W]):
     done: asyncio.Future[Any]
 
 
-class GroupCommit(Generic[W]):
+class GroupCommit(Generic[W, S]):
     """Runs submitted work, one piece after the other, in as few transactions as the load allows.
 
     While one transaction commits, the next pieces queue up, and then share the next one. If a piece fails after it has
@@ -45,22 +61,30 @@ class GroupCommit(Generic[W]):
     a transaction of its own: so nobody pays for another's failure with more than time.
     """
 
-    def __init__(self, engine: AsyncEngine, transaction: Callable[[AsyncConnection], W], *, batch: int) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        transaction: Callable[[AsyncConnection], W],
+        sealing: Sealing[W, S],
+        *,
+        batch: int,
+    ) -> None:
         self._engine = engine
         self._transaction = transaction
+        self._sealing = sealing
         self._batch = batch
         self._waiting: list[_Job[W]] = []
         self._loop: asyncio.Task[None] | None = None
 
-    async def submit(self, work: Callable[[W], Awaitable[T]], committed: Callable[[T], None]) -> T:
-        """Runs `work` and returns its result once it is committed.
+    async def submit(self, work: Callable[[W], Awaitable[T]], committed: Callable[[T], None]) -> tuple[T, S]:
+        """Runs `work` and returns its result, and its transaction's seal, once it is committed.
 
         A caller that is cancelled while its work waits takes it back; once begun, it is carried through.
 
         Args:
             committed: told the result right after the commit, also if the caller has left by then.
         """
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[tuple[T, S]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Job(work, committed, done))
         if self._loop is None:
             self._loop = asyncio.create_task(self._run(), name="group commit")
@@ -101,35 +125,65 @@ class GroupCommit(Generic[W]):
         if len(jobs) < 2:
             return not jobs
         results: list[tuple[_Job[W], Any, HandclaspError | None]] = []
+        pieces: list[W] = []
         try:
-            async with self._engine.begin() as connection:
+            async with self._transaction_of_all() as connection:
                 for job in jobs:
-                    transaction = self._transaction(connection)
+                    piece = self._transaction(connection)
                     try:
-                        results.append((job, await job.work(transaction), None))
+                        results.append((job, await job.work(piece), None))
+                        pieces.append(piece)
                     except HandclaspError as error:
-                        if transaction.wrote:
+                        if piece.wrote:
                             raise
                         results.append((job, None, error))
+                seal = await self._sealing.seal(connection, pieces)
         except Exception:  # noqa: BLE001 - whatever it was shows again, to the one it belongs to, in `_alone`
             return False
+        self._tell_of_seal(seal)
         for job, result, refusal in results:
             if refusal is None:
                 _tell(job, result)
-            _settle(job.done, result, refusal)
+            _settle(job.done, (result, seal), refusal)
         return True
 
     async def _alone(self, job: _Job[W]) -> None:
         try:
-            async with self._engine.begin() as connection:
-                result = await job.work(self._transaction(connection))
+            async with self._transaction_of_all() as connection:
+                piece = self._transaction(connection)
+                result = await job.work(piece)
+                seal = await self._sealing.seal(connection, [piece])
         except BaseException as error:  # raised where the work was submitted
             _settle(job.done, None, error)
             if not isinstance(error, Exception):
                 raise
         else:
+            self._tell_of_seal(seal)
             _tell(job, result)
-            _settle(job.done, result, None)
+            _settle(job.done, (result, seal), None)
+
+    @asynccontextmanager
+    async def _transaction_of_all(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is committed at the end."""
+        async with self._engine.connect() as connection:
+            transaction = await connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                await transaction.rollback()
+                raise
+            try:
+                await transaction.commit()
+            except BaseException:
+                self._sealing.in_doubt()
+                raise
+
+    def _tell_of_seal(self, seal: S) -> None:
+        try:
+            self._sealing.sealed(seal)
+        except Exception:  # noqa: BLE001 - the commit stands; what comes of it is not to be mistaken for its failure
+            _LOG.exception("not_told_of_commit")
+            self._sealing.in_doubt()
 
 
 def _tell(job: _Job[Any], result: Any) -> None:

@@ -133,15 +133,24 @@ certificates = Table(
     Column("revoke_time", Moment),
     Column("revocation_reason", String(32)),
     Column("revoked_by", Identifier),
+    Column("hold_time", Moment),
+    Column("held_by", Identifier),
+    Column("renewed_from", Identifier),
     Index(None, "user_id", "id"),
 )
 
-# Pages of revoked certificates, which are few among many.
+# Pages of revoked certificates, and of those on hold, which are few among many.
 Index(
     "ix_certificates_revoked",
     certificates.c.id,
     sqlite_where=certificates.c.revoke_time.is_not(None),
     postgresql_where=certificates.c.revoke_time.is_not(None),
+)
+Index(
+    "ix_certificates_on_hold",
+    certificates.c.id,
+    sqlite_where=certificates.c.hold_time.is_not(None),
+    postgresql_where=certificates.c.hold_time.is_not(None),
 )
 
 trust_anchors = Table(
@@ -186,4 +195,33 @@ denials = Table(
     Column("first_time", Moment, nullable=False),
     Column("last_time", Moment, nullable=False),
     Column("occurrences", BigInteger, nullable=False),
+)
+
+# How far the history of changes goes: one row, locked by whoever moves it until the transaction is over.
+revision_head = Table(
+    "revision_head",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("mark", BigInteger, nullable=False),
+)
+
+# The newest revisions, and what changed in each: a JSON list of pairs of name and effect.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("mark", BigInteger, nullable=False),
+    Column("changes", Text, nullable=False),
+)
+
+# The processes that serve this database, and those that did a moment ago: each may have granted leases that last as
+# long as its own. A row is renewed while its process runs, and deleted by others once its lease is over.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("lease_milliseconds", BigInteger, nullable=False),
+    Column("renewals", BigInteger, nullable=False),
+    Column("acknowledged", BigInteger, nullable=False),
 )

@@ -59,7 +59,7 @@ class WriterConnection(StatementConnection):
     """Runs those statements in the thread that awaits them that neither wait nor change many rows."""
 
     async def _run(self, statement: str, work: Work) -> None:
-        if statement.startswith(("SELECT", "INSERT")):
+        if statement.startswith(("SELECT", "INSERT", "UPDATE revision_head")):
             work(self._conn)
         else:
             await self._execute(work, self._conn)  # type: ignore[no-untyped-call]

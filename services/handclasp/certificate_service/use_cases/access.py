@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from handclasp.certificate_service.domain.decisions import UserFacts, Verdict, judge_grants
 from handclasp.certificate_service.domain.identifiers import decision_name, user_name
-from handclasp.certificate_service.domain.permissions import ADMINISTRATIVE, Grant, Permission, lacking
+from handclasp.certificate_service.domain.permissions import ADMINISTRATIVE, EVERYTHING, Grant, Permission, lacking
 from handclasp.certificate_service.domain.visibility import Visible, visible_by
 from handclasp.certificate_service.use_cases.caller import Caller
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
@@ -33,6 +33,11 @@ class Access:
         verdict = judge_grants(caller.facts, permission, resource)
         if not verdict.allowed:
             raise self._denied(caller, verdict, permission, resource)
+
+    def require_some(self, caller: Caller, permission: Permission) -> None:
+        """Raises PermissionDenied, ACCESS_DENIED, unless the caller holds the permission, on whatever resource."""
+        if not any(grant.permission is permission for grant in caller.grants):
+            raise self._denied(caller, judge_grants(caller.facts, permission, EVERYTHING), permission, EVERYTHING)
 
     def manages(self, caller: Caller, user_id: str) -> bool:
         """Whether the caller may manage that user's certificates."""

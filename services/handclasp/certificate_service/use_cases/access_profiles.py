@@ -13,6 +13,7 @@ from handclasp.certificate_service.domain.access_profiles import (
     MAXIMUM_GRANTS,
     AccessProfile,
 )
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import access_profile_name, check_chosen_id, not_found
 from handclasp.certificate_service.domain.permissions import Grant, Permission, lacking
 from handclasp.certificate_service.domain.users import check_text
@@ -30,6 +31,7 @@ from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason, invalid_field
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -38,8 +40,9 @@ _LOG = structlog.stdlib.get_logger(__name__)
 class AccessProfiles:
     """Access profiles, as far as the caller may see and change them."""
 
-    def __init__(self, database: Database, access: Access, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(self, database: Database, barrier: Barrier, access: Access, tokens: PageTokens, clock: Clock) -> None:
         self._database = database
+        self._barrier = barrier
         self._access = access
         self._tokens = tokens
         self._clock = clock
@@ -96,7 +99,7 @@ class AccessProfiles:
         *,
         description: str | None = None,
         grants: Sequence[Grant] | None = None,
-    ) -> AccessProfile:
+    ) -> InForce[AccessProfile]:
         """Changes what is not None.
 
         Raises:
@@ -115,6 +118,8 @@ class AccessProfiles:
             profile = await _changeable(transaction, profile_id)
             if held is not None:
                 self._access.protect_handing_out(caller, lacking(profile.grants, held), name)
+                if held != profile.grants:
+                    transaction.touch(name, Effect.ALTERED)
                 profile = replace(profile, grants=held)
             if text is not None:
                 profile = replace(profile, description=text)
@@ -122,7 +127,7 @@ class AccessProfiles:
             await save_profile(transaction, profile)
             return profile
 
-        return await self._database.write(work, lambda profile: _log("access_profile_updated", profile, caller))
+        return await self._barrier.write(work, lambda profile: _log("access_profile_updated", profile, caller))
 
     async def delete(self, caller: Caller, profile_id: str) -> None:
         """Deletes an access profile that no user has.

@@ -134,8 +134,8 @@ class Authenticator:
             case _:
                 return Unauthenticated(
                     Reason.CERTIFICATE_NOT_ACCEPTED,
-                    "the client certificate is not accepted; it may be unknown here, revoked or expired, or its user"
-                    " disabled. Whoever may see the audit log can explain the decision",
+                    "the client certificate is not accepted; it may be unknown here, revoked, on hold or expired, or"
+                    " its user disabled. Whoever may see the audit log can explain the decision",
                     metadata=metadata,
                 )
 

@@ -1,9 +1,10 @@
-"""Reads, lists, edits and revokes certificates on file."""
+"""Reads, lists, edits, holds and revokes certificates on file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -11,26 +12,32 @@ from handclasp.certificate_service.domain.certificates import (
     MAXIMUM_DESCRIPTION,
     Certificate,
     CertificateFilter,
+    Hold,
     Revocation,
     RevocationReason,
     check_labels,
 )
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import certificate_name, not_found, user_name
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.domain.users import check_text
 from handclasp.certificate_service.storage.certificates import (
     find_certificate,
+    hold_certificate,
     list_certificates,
+    reinstate_certificate,
     revoke_certificate,
     revoke_certificates_of,
     save_annotations,
 )
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.facts import user_facts
 from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
-from handclasp.errors import NotFound, Reason
+from handclasp.certificate_service.watching.barrier import Barrier, InForce
+from handclasp.errors import FailedPrecondition, NotFound, Reason
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -38,8 +45,9 @@ _LOG = structlog.stdlib.get_logger(__name__)
 class Certificates:
     """Certificates on file, as far as the caller may see them."""
 
-    def __init__(self, database: Database, access: Access, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(self, database: Database, barrier: Barrier, access: Access, tokens: PageTokens, clock: Clock) -> None:
         self._database = database
+        self._barrier = barrier
         self._access = access
         self._tokens = tokens
         self._clock = clock
@@ -92,7 +100,7 @@ class Certificates:
 
         return await self._database.write(work, log)
 
-    async def revoke(self, caller: Caller, certificate_id: str, reason: RevocationReason) -> Certificate:
+    async def revoke(self, caller: Caller, certificate_id: str, reason: RevocationReason) -> InForce[Certificate]:
         """Revokes for good; a revoked one stays as it is.
 
         Raises:
@@ -103,27 +111,70 @@ class Certificates:
         async def work(transaction: Transaction) -> tuple[Certificate, int]:
             await self._find(transaction, caller, certificate_id)
             count = await revoke_certificate(transaction, certificate_id, revocation)
+            if count:
+                transaction.touch(certificate_name(certificate_id), Effect.WITHDRAWN)
             return await self._find(transaction, caller, certificate_id), count
 
         def log(done: tuple[Certificate, int]) -> None:
             certificate, count = done
-            if count == 0:
-                return
-            _LOG.info(
-                "certificate_revoked",
-                certificate=certificate_name(certificate_id),
-                user=user_name(certificate.user_id),
-                serial=certificate.serial,
-                reason=reason.value,
-                by=caller.user,
-                with_certificate=certificate_name(caller.certificate_id),
-                peer_address=caller.address,
-            )
+            if count:
+                _LOG.info("certificate_revoked", **_said_of(certificate, caller), reason=reason.value)
 
-        certificate, _ = await self._database.write(work, log)
-        return certificate
+        done = await self._barrier.write(work, log)
+        return InForce(done.value[0], done.revision, done.settled)
 
-    async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> int:
+    async def hold(self, caller: Caller, certificate_id: str) -> InForce[Certificate]:
+        """Puts on hold until it is reinstated; one that is on hold stays as it is.
+
+        Raises:
+            NotFound: CERTIFICATE_NOT_FOUND.
+            FailedPrecondition: CERTIFICATE_REVOKED.
+        """
+        hold = Hold(self._clock(), caller.user_id)
+
+        async def work(transaction: Transaction) -> tuple[Certificate, bool]:
+            _refuse_revoked(await self._find(transaction, caller, certificate_id), "put on hold")
+            changed = await hold_certificate(transaction, certificate_id, hold)
+            if changed:
+                transaction.touch(certificate_name(certificate_id), Effect.WITHDRAWN)
+            return await self._find(transaction, caller, certificate_id), changed
+
+        def log(done: tuple[Certificate, bool]) -> None:
+            certificate, changed = done
+            if changed:
+                _LOG.info("certificate_held", **_said_of(certificate, caller))
+
+        done = await self._barrier.write(work, log)
+        return InForce(done.value[0], done.revision, done.settled)
+
+    async def reinstate(self, caller: Caller, certificate_id: str) -> InForce[Certificate]:
+        """Ends a hold; one that is not on hold stays as it is.
+
+        Raises:
+            NotFound: CERTIFICATE_NOT_FOUND.
+            PermissionDenied: ADMINISTRATOR_PROTECTED.
+            FailedPrecondition: CERTIFICATE_REVOKED.
+        """
+
+        async def work(transaction: Transaction) -> tuple[Certificate, bool]:
+            found = await self._find(transaction, caller, certificate_id)
+            # It gives: whoever holds the key acts as that user again.
+            self._access.protect(caller, (await user_facts(transaction, [found.user_id]))[found.user_id])
+            _refuse_revoked(found, "reinstated")
+            changed = await reinstate_certificate(transaction, certificate_id, self._clock())
+            if changed:
+                transaction.touch(certificate_name(certificate_id), Effect.GIVEN)
+            return await self._find(transaction, caller, certificate_id), changed
+
+        def log(done: tuple[Certificate, bool]) -> None:
+            certificate, changed = done
+            if changed:
+                _LOG.info("certificate_reinstated", **_said_of(certificate, caller))
+
+        done = await self._barrier.write(work, log)
+        return InForce(done.value[0], done.revision, done.settled)
+
+    async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> InForce[int]:
         """Revokes all certificates of a user and returns how many that were.
 
         Raises:
@@ -136,7 +187,10 @@ class Certificates:
         async def work(transaction: Transaction) -> int:
             if await find_user(transaction, user_id) is None:
                 raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
-            return await revoke_certificates_of(transaction, user_id, revocation)
+            count = await revoke_certificates_of(transaction, user_id, revocation)
+            if count:
+                transaction.touch(user_name(user_id), Effect.WITHDRAWN)
+            return count
 
         def log(count: int) -> None:
             _LOG.info(
@@ -149,7 +203,7 @@ class Certificates:
                 peer_address=caller.address,
             )
 
-        return await self._database.write(work, log)
+        return await self._barrier.write(work, log)
 
     async def _find(self, snapshot: Snapshot, caller: Caller, certificate_id: str) -> Certificate:
         found = await find_certificate(snapshot, certificate_id)
@@ -158,6 +212,27 @@ class Certificates:
         if found is not None:
             self._access.record_hidden(caller, Permission.USER_MANAGEMENT, user_name(found.user_id))
         raise certificate_not_found(certificate_id)
+
+
+def _said_of(certificate: Certificate, caller: Caller) -> dict[str, Any]:
+    """What the log says of a certificate and of who changed its state."""
+    return {
+        "certificate": certificate_name(certificate.id),
+        "user": user_name(certificate.user_id),
+        "serial": certificate.serial,
+        "by": caller.user,
+        "with_certificate": certificate_name(caller.certificate_id),
+        "peer_address": caller.address,
+    }
+
+
+def _refuse_revoked(certificate: Certificate, cannot_be: str) -> None:
+    if certificate.revocation is not None:
+        raise FailedPrecondition(
+            Reason.CERTIFICATE_REVOKED,
+            f"{certificate_name(certificate.id)} is revoked for good and cannot be {cannot_be}; issue another one"
+            " if its user needs one",
+        )
 
 
 def certificate_not_found(certificate_id: str) -> NotFound:

@@ -27,24 +27,34 @@ from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.authentication import Authenticator
 from handclasp.certificate_service.use_cases.caller import Caller, Clock, Credentials
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
+from handclasp.errors import Reason, Unavailable
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerQuestion:
-    """May whoever presented that leaf, and perhaps those credentials, do this to each of those resources?"""
+    """May whoever presented that leaf, and perhaps those credentials, do this to each of those resources?
+
+    Attributes:
+        min_revision: the answer must take into account every change up to this one.
+    """
 
     fingerprint: str
     credentials: Credentials | None
     permission: Permission
     resources: Sequence[str]
     peer_address: str
+    min_revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer for one resource."""
+    """The answer for one resource.
+
+    Attributes:
+        revision: it takes into account every change up to this one.
+    """
 
     id: str
     verdict: Verdict
@@ -53,6 +63,7 @@ class Decision:
     permission: Permission
     resource: str
     time: datetime
+    revision: int
 
 
 class CheckPermission:
@@ -73,10 +84,15 @@ class CheckPermission:
         Raises:
             PermissionDenied: the caller is no relying party for one of the resources.
             ResourceExhausted: PASSWORD_CHECKS_BUSY.
+            Unavailable: REVISION_NOT_REACHED.
         """
         for resource in question.resources:
             self._access.require(caller, Permission.AUTHORIZE_PEERS, resource)
-        facts = await self._facts.peer(question.fingerprint)
+        known = await self._facts.known(question.fingerprint)
+        # The least one that anything here is read at: the password's hash is read after it, and so are newer facts.
+        revision, facts = known.revision, known.facts
+        if revision < question.min_revision:
+            raise _not_reached(revision, question.min_revision)
         outcome = None
         if facts is not None and judge_certificate(facts, self._clock()) is None and question.credentials is not None:
             # Throttled by the peer's address; a relying party that does not say it shares one among all its peers.
@@ -86,7 +102,7 @@ class CheckPermission:
             facts = await self._facts.peer(question.fingerprint)
         now = self._clock()
         decisions = [
-            self._decide(caller, question, facts, outcome, resource=resource, now=now)
+            self._decide(caller, question, facts, outcome, resource=resource, now=now, revision=revision)
             for resource in question.resources
         ]
         _log_denials(caller, question, [decision for decision in decisions if not decision.verdict.allowed])
@@ -101,6 +117,7 @@ class CheckPermission:
         *,
         resource: str,
         now: datetime,
+        revision: int,
     ) -> Decision:
         verdict = decide(facts, outcome, question.permission, resource, now)
         user_id = "" if facts is None else facts.user.id
@@ -118,7 +135,15 @@ class CheckPermission:
                 fingerprint=question.fingerprint,
             )
             decision_id = self._denials.record(verdict, subject, now)
-        return Decision(decision_id, verdict, user_id, certificate_id, question.permission, resource, now)
+        return Decision(decision_id, verdict, user_id, certificate_id, question.permission, resource, now, revision)
+
+
+def _not_reached(revision: int, wanted: int) -> Unavailable:
+    return Unavailable(
+        Reason.REVISION_NOT_REACHED,
+        f"this service is at revision {revision}, and {wanted} is asked for; try again, and if it lasts: was a backup"
+        " restored?",
+    )
 
 
 def _log_denials(caller: Caller, question: PeerQuestion, denied: Sequence[Decision]) -> None:

@@ -7,37 +7,23 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
-from handclasp.certificate_service.domain.decisions import UserFacts
-from handclasp.certificate_service.domain.identifiers import certificate_name, user_name
+from handclasp.certificate_service.domain.identifiers import user_name
 from handclasp.certificate_service.domain.permissions import Permission
-from handclasp.certificate_service.storage.certificates import add_certificate
-from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.use_cases.access import Access
-from handclasp.certificate_service.use_cases.caller import Caller, Clock
-from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
-from handclasp.certificate_service.use_cases.on_file import certificate_on_file
-from handclasp.certificate_service.use_cases.owners import active_owner
-from handclasp.certificate_service.x509.issuing import (
-    Authority,
-    KeyKind,
-    LeafSubject,
-    generate_key,
-    issue_leaf,
-    key_to_pem,
-    parse_server_name,
-)
+from handclasp.certificate_service.use_cases.caller import Caller
+from handclasp.certificate_service.use_cases.idempotency import RequestIdentity
+from handclasp.certificate_service.use_cases.issuing import Issuing, Order
+from handclasp.certificate_service.use_cases.owners import active_owner, check_is_relying_party
+from handclasp.certificate_service.x509.issuing import KeyKind, generate_key, key_to_pem, parse_server_name
 from handclasp.certificate_service.x509.signing_request import read_signing_request
-from handclasp.errors import Reason, invalid_field
-
-_LOG = structlog.stdlib.get_logger(__name__)
+from handclasp.errors import invalid_field
 
 MAXIMUM_SERVER_NAMES = 20
-MINIMUM_LIFETIME = timedelta(minutes=1)
 
 
 class KeyCustody(StrEnum):
@@ -79,31 +65,16 @@ class Issued:
 
 
 class IssueCertificate:
-    """Signs with the issuing CA.
+    """Issues to whomever the caller manages.
 
     Args:
-        maximum_lifetime: the longest lifetime a caller may ask for.
         own_names: DNS names and IP addresses that clients call this service by.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        access: Access,
-        authority: Authority,
-        *,
-        trust_domain: str,
-        maximum_lifetime: timedelta,
-        own_names: Sequence[str],
-        clock: Clock,
-    ) -> None:
-        self._database = database
+    def __init__(self, access: Access, issuing: Issuing, *, own_names: Sequence[str]) -> None:
         self._access = access
-        self._authority = authority
-        self._trust_domain = trust_domain
-        self._maximum_lifetime = maximum_lifetime
+        self._issuing = issuing
         self._own_names = frozenset(map(parse_server_name, own_names))
-        self._clock = clock
 
     async def issue(self, caller: Caller, request: IssueRequest) -> Issued:
         """Issues a certificate, and returns once it is on file; see `CertificateService.IssueCertificate`.
@@ -115,7 +86,7 @@ class IssueCertificate:
         self._access.require_manages(caller, request.user_id)
         if request.server_names:
             self._access.require(caller, Permission.USER_MANAGEMENT, resource)
-        lifetime = self._lifetime(request.lifetime)
+        lifetime = self._issuing.lifetime(request.lifetime)
         if not self._own_names.isdisjoint(_parse_server_names(request.server_names)):
             self._access.protect_own_names(caller, resource)
         if request.generate_key is not None:
@@ -126,83 +97,33 @@ class IssueCertificate:
         else:
             public_key = read_signing_request(pem=request.csr_pem, der=request.csr_der)
             private_key_pem, origin, custody = None, Origin.SIGNED, KeyCustody.CALLER_HELD
-        now = self._clock()
-        leaf = issue_leaf(
-            self._authority,
-            subject=LeafSubject(request.user_id, self._trust_domain, request.server_names),
-            public_key=public_key,
-            now=now,
-            lifetime=lifetime,
-        )
-        fresh = certificate_on_file(
-            leaf,
+        order = Order(
             user_id=request.user_id,
+            public_key=public_key,
             origin=origin,
-            caller=caller,
-            now=now,
+            lifetime=lifetime,
             description=request.description,
             labels=request.labels,
+            server_names=request.server_names,
+            identity=request.identity,
         )
 
-        async def put_on_file(transaction: Transaction) -> Certificate:
+        async def check(transaction: Transaction) -> None:
             owner = await active_owner(transaction, request.user_id)
             self._access.protect(caller, owner)
             if request.server_names:
-                _check_is_relying_party(owner)
-            await add_certificate(transaction, fresh)
-            return fresh
+                check_is_relying_party(owner)
 
-        def log(certificate: Certificate) -> None:
-            if certificate.id != fresh.id:
-                return
-            _LOG.info(
-                "certificate_issued",
-                certificate=certificate_name(certificate.id),
-                user=resource,
-                origin=origin.value,
-                serial=certificate.serial,
-                fingerprint=certificate.fingerprint,
-                not_after=certificate.not_after.isoformat(),
-                by=caller.user,
-                with_certificate=certificate_name(caller.certificate_id),
-                peer_address=caller.address,
-            )
-
-        certificate = await self._database.write(
-            lambda transaction: once(
-                transaction, caller.user_id, request.identity, now, lambda: put_on_file(transaction)
-            ),
-            log,
-        )
-        if certificate.id != fresh.id:
+        filed = await self._issuing.issue(caller, order, check)
+        if not filed.fresh:
             return Issued(
-                certificate,
+                filed.certificate,
                 KeyCustody.KEY_NOT_RETAINED if custody is KeyCustody.RETURNED else KeyCustody.CALLER_HELD,
             )
-        return Issued(certificate, custody, private_key_pem)
-
-    def _lifetime(self, wanted: timedelta | None) -> timedelta:
-        if wanted is None:
-            return self._maximum_lifetime
-        if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
-            raise invalid_field(
-                "lifetime",
-                f"must be between {MINIMUM_LIFETIME} and {self._maximum_lifetime}",
-                Reason.LIFETIME_NOT_ACCEPTED,
-            )
-        return wanted
+        return Issued(filed.certificate, custody, private_key_pem)
 
 
 def _parse_server_names(names: tuple[str, ...]) -> list[x509.DNSName | x509.IPAddress]:
     if len(names) > MAXIMUM_SERVER_NAMES:
         raise invalid_field("server_names", f"must be at most {MAXIMUM_SERVER_NAMES}, not {len(names)}")
     return [parse_server_name(name) for name in names]
-
-
-def _check_is_relying_party(owner: UserFacts) -> None:
-    if not any(item.grant.permission is Permission.AUTHORIZE_PEERS for item in owner.grants):
-        raise invalid_field(
-            "server_names",
-            f"are for relying parties only, and {user_name(owner.id)} lacks AUTHORIZE_PEERS; give it an access profile"
-            " such as relying-party",
-        )

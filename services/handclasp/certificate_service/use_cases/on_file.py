@@ -33,6 +33,7 @@ def certificate_on_file(
     trusted_until: datetime | None = None,
     chain: tuple[x509.Certificate, ...] = (),
     anchor_fingerprint: str | None = None,
+    renewed_from: str | None = None,
 ) -> Certificate:
     """A new record with a new id.
 
@@ -40,6 +41,7 @@ def certificate_on_file(
         trusted_until: when the first certificate of its path expires; that of the leaf if None.
         chain: the intermediates that were uploaded with it.
         anchor_fingerprint: of the trust anchor; None if it is our own.
+        renewed_from: the id of the certificate whose successor it is; None if of none.
 
     Raises:
         InvalidArgument: description or labels do not fit.
@@ -67,4 +69,5 @@ def certificate_on_file(
         created_with=caller.certificate_id,
         description=check_text(description, "description", maximum=MAXIMUM_DESCRIPTION),
         labels=check_labels(labels),
+        renewed_from=renewed_from,
     )

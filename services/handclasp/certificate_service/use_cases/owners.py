@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.identifiers import not_found, user_name
+from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Snapshot
 from handclasp.certificate_service.storage.facts import user_facts
-from handclasp.errors import FailedPrecondition, Reason
+from handclasp.errors import FailedPrecondition, Reason, invalid_field
 
 
 async def active_owner(snapshot: Snapshot, user_id: str) -> UserFacts:
@@ -25,3 +26,13 @@ async def active_owner(snapshot: Snapshot, user_id: str) -> UserFacts:
             f"{user_name(user_id)} is disabled and cannot be given a certificate; enable it first",
         )
     return owner
+
+
+def check_is_relying_party(owner: UserFacts) -> None:
+    """Raises InvalidArgument unless the user, who is to have a certificate with server names, holds AUTHORIZE_PEERS."""
+    if not any(item.grant.permission is Permission.AUTHORIZE_PEERS for item in owner.grants):
+        raise invalid_field(
+            "server_names",
+            f"are for relying parties only, and {user_name(owner.id)} lacks AUTHORIZE_PEERS; give it an access profile"
+            " such as relying-party",
+        )

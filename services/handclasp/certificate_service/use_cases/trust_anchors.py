@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handclasp.certificate_service.domain.certificates import MAXIMUM_ANCHOR_DISPLAY_NAME, TrustAnchor
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import new_id, not_found, trust_anchor_name
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.domain.users import check_text
@@ -20,9 +22,12 @@ from handclasp.certificate_service.storage.trust_anchors import add_anchor, all_
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.certificate_service.x509.anchors import conflict, conflict_with_own, read_anchor
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason
+
+T = TypeVar("T")
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -46,6 +51,7 @@ class TrustAnchors:
     def __init__(
         self,
         database: Database,
+        barrier: Barrier,
         access: Access,
         tokens: PageTokens,
         *,
@@ -54,6 +60,7 @@ class TrustAnchors:
         clock: Clock,
     ) -> None:
         self._database = database
+        self._barrier = barrier
         self._access = access
         self._tokens = tokens
         self._own = own
@@ -61,7 +68,9 @@ class TrustAnchors:
         self._clock = clock
         self._telling: set[asyncio.Future[None]] = set()
 
-    async def add(self, caller: Caller, *, pem: str | None, der: bytes | None, display_name: str) -> TrustAnchor:
+    async def add(
+        self, caller: Caller, *, pem: str | None, der: bytes | None, display_name: str
+    ) -> InForce[TrustAnchor]:
         """Adds an anchor; see `CertificateService.AddTrustAnchor`.
 
         Raises:
@@ -87,7 +96,7 @@ class TrustAnchors:
             created_by=caller.user_id,
         )
 
-        async def work(transaction: Transaction) -> None:
+        async def work(transaction: Transaction) -> TrustAnchor:
             known = await all_anchors(transaction)
             for other in known:
                 if other.fingerprint == fresh.fingerprint:
@@ -110,8 +119,10 @@ class TrustAnchors:
                     " confuse the two. Remove that one first, or have the CA use proper key identifiers",
                 )
             await add_anchor(transaction, fresh)
+            transaction.touch(trust_anchor_name(fresh.id), Effect.GIVEN)
+            return fresh
 
-        def log(_: None) -> None:
+        def log(_: TrustAnchor) -> None:
             _LOG.info(
                 "trust_anchor_added",
                 trust_anchor=trust_anchor_name(fresh.id),
@@ -120,8 +131,7 @@ class TrustAnchors:
                 by=caller.user,
             )
 
-        await self._change(work, log)
-        return fresh
+        return await self._change(work, log)
 
     async def list(self, caller: Caller, request: PageRequest) -> Page[TrustAnchor]:
         """Raises InvalidArgument for the page size or the page token."""
@@ -132,7 +142,7 @@ class TrustAnchors:
         )
         return self._tokens.page(caller, request, found, lambda anchor: anchor.id)
 
-    async def remove(self, caller: Caller, anchor_id: str) -> None:
+    async def remove(self, caller: Caller, anchor_id: str) -> InForce[None]:
         """Removes an anchor; certificates under it are refused from then on.
 
         Raises:
@@ -145,17 +155,18 @@ class TrustAnchors:
         async def work(transaction: Transaction) -> None:
             if not await remove_anchor(transaction, anchor_id):
                 raise not_found(Reason.TRUST_ANCHOR_NOT_FOUND, name)
+            transaction.touch(name, Effect.WITHDRAWN)
 
         def log(_: None) -> None:
             _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
 
-        await self._change(work, log)
+        return await self._change(work, log)
 
-    async def _change(self, work: Callable[[Transaction], Awaitable[None]], log: Callable[[None], None]) -> None:
+    async def _change(self, work: Callable[[Transaction], Awaitable[T]], log: Callable[[T], None]) -> InForce[T]:
         """Commits, and then tells of the change, which whoever leaves meanwhile does not hold up."""
         telling: list[asyncio.Future[None]] = []
 
-        def committed(done: None) -> None:
+        def committed(done: T) -> None:
             log(done)
             task = asyncio.ensure_future(self._changed())
             # The event loop holds tasks weakly.
@@ -163,8 +174,9 @@ class TrustAnchors:
             task.add_done_callback(self._telling.discard)
             telling.append(task)
 
-        await self._database.write(work, committed)
+        done = await self._barrier.write(work, committed)
         await asyncio.shield(asyncio.gather(*telling))
+        return done
 
     async def bundle(self) -> TrustBundle:
         """What servers of the trust domain let in: our own CAs come first."""

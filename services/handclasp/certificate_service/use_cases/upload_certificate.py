@@ -9,6 +9,7 @@ import structlog
 from cryptography import x509
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin, TrustAnchor
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import certificate_name, trust_anchor_name, user_name
 from handclasp.certificate_service.storage.certificates import (
     add_certificate,
@@ -106,6 +107,7 @@ class UploadCertificate:
             if same is not None:
                 raise self._on_file_already(caller, same)
             await add_certificate(transaction, fresh)
+            transaction.touch(certificate_name(fresh.id), Effect.GIVEN)
             return fresh
 
         def log(certificate: Certificate) -> None:

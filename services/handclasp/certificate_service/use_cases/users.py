@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from handclasp.certificate_service.domain.access_profiles import ADMINISTRATOR
+from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import (
     access_profile_name,
     check_chosen_id,
@@ -42,6 +43,7 @@ from handclasp.certificate_service.storage.users import (
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -60,15 +62,17 @@ class Users:
     def __init__(
         self,
         database: Database,
+        barrier: Barrier,
         access: Access,
         tokens: PageTokens,
+        *,
         argon2: Argon2,
         passwords: PasswordChecker,
-        *,
         minimum_password_length: int,
         clock: Clock,
     ) -> None:
         self._database = database
+        self._barrier = barrier
         self._access = access
         self._tokens = tokens
         self._argon2 = argon2
@@ -144,7 +148,7 @@ class Users:
         *,
         display_name: str | None = None,
         profile_ids: Sequence[str] | None = None,
-    ) -> User:
+    ) -> InForce[User]:
         """Changes what is not None.
 
         Raises:
@@ -168,6 +172,8 @@ class Users:
                 self._access.protect_handing_out(caller, await _grants_of(transaction, profiles), user_name(user_id))
                 if ADMINISTRATOR in user.profile_ids and ADMINISTRATOR not in profiles:
                     await _check_not_last_administrator(transaction, user)
+                if profiles != user.profile_ids:
+                    transaction.touch(user_name(user_id), Effect.ALTERED)
                 user = replace(user, profile_ids=profiles)
             user = replace(user, update_time=self._clock())
             await save_user(transaction, user)
@@ -176,9 +182,9 @@ class Users:
         def log(user: User) -> None:
             _LOG.info("user_updated", user=user_name(user_id), profiles=list(user.profile_ids), by=caller.user)
 
-        return await self._database.write(work, log)
+        return await self._barrier.write(work, log)
 
-    async def disable(self, caller: Caller, user_id: str) -> User:
+    async def disable(self, caller: Caller, user_id: str) -> InForce[User]:
         """Disables a user; a disabled one stays as it is.
 
         Raises:
@@ -196,12 +202,13 @@ class Users:
             now = self._clock()
             user = replace(user, state=UserState.DISABLED, update_time=now, disable_time=now)
             await save_user(transaction, user)
+            transaction.touch(user_name(user_id), Effect.WITHDRAWN)
             return user
 
         def log(_: User) -> None:
             _LOG.info("user_disabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
 
-        return await self._database.write(work, log)
+        return await self._barrier.write(work, log)
 
     async def enable(self, caller: Caller, user_id: str) -> User:
         """Makes a disabled user active again.
@@ -219,6 +226,7 @@ class Users:
                 return user
             user = replace(user, state=UserState.ACTIVE, update_time=self._clock(), disable_time=None)
             await save_user(transaction, user)
+            transaction.touch(user_name(user_id), Effect.GIVEN)
             return user
 
         def log(_: User) -> None:
@@ -226,7 +234,7 @@ class Users:
 
         return await self._database.write(work, log)
 
-    async def set_password(self, caller: Caller, user_id: str, *, new: str, old: str) -> User:
+    async def set_password(self, caller: Caller, user_id: str, *, new: str, old: str) -> InForce[User]:
         """Sets a password; one's own needs the old one, if there is one.
 
         Raises:
@@ -251,12 +259,13 @@ class Users:
                 # Somebody set another one since the old one was checked: theirs stays.
                 raise _old_password_wrong()
             await set_password_hash(transaction, user_id, password_hash, self._clock())
+            transaction.touch(user_name(user_id), Effect.CREDENTIALS)
             return await _existing(transaction, user_id)
 
         def log(_: User) -> None:
             _LOG.info("password_set", user=user_name(user_id), by=caller.user, peer_address=caller.address)
 
-        return await self._database.write(work, log)
+        return await self._barrier.write(work, log)
 
     async def _check_old_password(self, caller: Caller, old: str) -> None:
         checked = await self._passwords.check(caller.user_id, old, caller.address)

@@ -239,6 +239,12 @@ def parse_server_name(text: str) -> x509.DNSName | x509.IPAddress:
     return x509.DNSName(name)
 
 
+def server_names_of(leaf: x509.Certificate) -> tuple[str, ...]:
+    """The server names that `issue_leaf` put into a leaf of ours, in their order."""
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return tuple(str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress))
+
+
 def generate_key(kind: KeyKind) -> ec.EllipticCurvePrivateKey:
     """A new private key."""
     return ec.generate_private_key(_CURVES[kind])

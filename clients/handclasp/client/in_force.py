@@ -1,0 +1,59 @@
+"""What calls that take something away say besides their answer: that it is in force, and what that took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from grpc.aio import UnaryUnaryCall
+
+Answer = TypeVar("Answer")
+
+REVISION = "handclasp-revision"
+ACKNOWLEDGED = "handclasp-acknowledged"
+LEASES_ENDED = "handclasp-leases-ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """What became of the relying parties that a change had to reach; none of them says yes to what was taken any more.
+
+    Attributes:
+        revision: includes the change.
+        acknowledged: how many have applied it.
+        leases_ended: how many did not answer, and had to wait until they ask again.
+    """
+
+    revision: int
+    acknowledged: int
+    leases_ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class InForce(Generic[Answer]):
+    """What a call returned; and its barrier, or None if the service named none."""
+
+    answer: Answer
+    barrier: Barrier | None
+
+
+async def in_force(call: UnaryUnaryCall[Any, Answer]) -> InForce[Answer]:
+    """Awaits a call that takes something away, and reads what the service says of the barrier.
+
+        revoked = await in_force(client.certificates.RevokeCertificate(request))
+
+    Raises:
+        HandclaspError: as the call.
+    """
+    answer = await call
+    said = dict(await call.trailing_metadata() or ())
+    numbers = [_number(said.get(key)) for key in (REVISION, ACKNOWLEDGED, LEASES_ENDED)]
+    revision, acknowledged, leases_ended = numbers
+    if revision is None or acknowledged is None or leases_ended is None:
+        return InForce(answer, None)
+    return InForce(answer, Barrier(revision, acknowledged, leases_ended))
+
+
+def _number(text: str | bytes | None) -> int | None:
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else None

@@ -1,0 +1,32 @@
+"""Locks that one process has, and that the kernel takes back when it ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class HeldByAnotherError(Exception):
+    """Another process has the lock."""
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[None]:
+    """Holds a lock file while inside; it is made if need be, and stays.
+
+    Raises:
+        HeldByAnotherError
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HeldByAnotherError from None
+        yield
+    finally:
+        os.close(descriptor)

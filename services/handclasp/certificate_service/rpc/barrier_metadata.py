@@ -1,0 +1,27 @@
+"""What callers are told of the barrier that their call waited at."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import grpc
+
+from handclasp.certificate_service.watching.barrier import InForce
+
+T = TypeVar("T")
+
+REVISION = "handclasp-revision"
+ACKNOWLEDGED = "handclasp-acknowledged"
+LEASES_ENDED = "handclasp-leases-ended"
+
+
+def in_force(done: InForce[T], context: grpc.aio.ServicerContext[Any, Any]) -> T:
+    """What was done; the trailing metadata says the revision, and what became of the relying parties."""
+    context.set_trailing_metadata(
+        (
+            (REVISION, str(done.revision)),
+            (ACKNOWLEDGED, str(done.settled.acknowledged)),
+            (LEASES_ENDED, str(done.settled.ended)),
+        )
+    )
+    return done.value

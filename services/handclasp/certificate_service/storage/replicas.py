@@ -1,0 +1,53 @@
+"""The processes that serve a database, each with a lease on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, update
+
+from handclasp.certificate_service.storage.database import Snapshot, Transaction
+from handclasp.certificate_service.storage.schema import replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A process as its row says.
+
+    Attributes:
+        lease: seconds, from before the last renewal's transaction began.
+        renewals: moves with each renewal.
+        acknowledged: the revision up to which nobody who watches that process acts on what was so before.
+    """
+
+    id: str
+    lease: float
+    renewals: int
+    acknowledged: int
+
+
+async def add_replica(transaction: Transaction, replica_id: str, *, lease: float, acknowledged: int) -> None:
+    await transaction.execute(
+        insert(replicas).values(
+            id=replica_id, lease_milliseconds=round(lease * 1000), renewals=0, acknowledged=acknowledged
+        )
+    )
+
+
+async def renew_replica(transaction: Transaction, replica_id: str) -> bool:
+    """Whether it was there to be renewed."""
+    statement = update(replicas).where(replicas.c.id == replica_id).values(renewals=replicas.c.renewals + 1)
+    done = await transaction.execute(statement.returning(replicas.c.id))
+    return done.one_or_none() is not None
+
+
+async def forget_replica(transaction: Transaction, replica: Replica) -> None:
+    """Deletes the row, unless it was renewed since it was read."""
+    same = (replicas.c.id == replica.id, replicas.c.renewals == replica.renewals)
+    await transaction.execute(delete(replicas).where(*same))
+
+
+async def other_replicas(snapshot: Snapshot, replica_id: str) -> list[Replica]:
+    """All but that one."""
+    rows = await snapshot.fetch(select(replicas).where(replicas.c.id != replica_id).order_by(replicas.c.id))
+    return [Replica(row.id, row.lease_milliseconds / 1000, row.renewals, row.acknowledged) for row in rows]

@@ -1,0 +1,70 @@
+"""The history of changes: its head, which is a row that moves inside each transaction, and the newest revisions."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
+from handclasp.certificate_service.storage.schema import revision_head, revisions
+
+KEPT = 10_000
+"""How many revisions are kept. Whoever has been away for longer begins anew."""
+
+_TRIM_EVERY = 500
+
+_MARK_BITS = 63
+
+# Made once: SQLAlchemy then knows them at once when they are run again.
+_advance = (
+    update(revision_head)
+    .values(revision=revision_head.c.revision + 1, mark=bindparam("new_mark"))
+    .returning(revision_head.c.revision)
+)
+_add = insert(revisions)
+_head = select(revision_head.c.revision, revision_head.c.mark)
+
+
+async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> Position:
+    """Moves the head, and records what changed, in the transaction that the connection is in.
+
+    The head's row stays locked until that commits, so revisions are committed in their order.
+    """
+    mark = secrets.randbits(_MARK_BITS)
+    revision = int((await connection.execute(_advance, {"new_mark": mark})).scalar_one())
+    await connection.execute(_add, [{"revision": revision, "mark": mark, "changes": _text(changes)}])
+    if revision % _TRIM_EVERY == 0:
+        await connection.execute(delete(revisions).where(revisions.c.revision <= revision - KEPT))
+    return Position(revision, mark)
+
+
+async def read_head(connection: AsyncConnection) -> Position:
+    """The last position that is committed, or that the connection's own transaction has moved to."""
+    row = (await connection.execute(_head)).one()
+    return Position(row.revision, row.mark)
+
+
+async def read_revisions(connection: AsyncConnection, *, after: int, limit: int) -> list[Revision]:
+    """Revisions above that one which are still kept, oldest first."""
+    query = select(revisions).where(revisions.c.revision > after).order_by(revisions.c.revision).limit(limit)
+    return [_revision(row) for row in await connection.execute(query)]
+
+
+async def read_newest_revisions(connection: AsyncConnection, *, limit: int) -> list[Revision]:
+    """The newest revisions, oldest first."""
+    query = select(revisions).order_by(revisions.c.revision.desc()).limit(limit)
+    return [_revision(row) for row in (await connection.execute(query)).all()][::-1]
+
+
+def _text(changes: Sequence[Change]) -> str:
+    return json.dumps([[change.name, change.effect.value] for change in changes], separators=(",", ":"))
+
+
+def _revision(row: Row[Any]) -> Revision:
+    changes = tuple(Change(name, Effect(effect)) for name, effect in json.loads(row.changes))
+    return Revision(Position(row.revision, row.mark), changes)

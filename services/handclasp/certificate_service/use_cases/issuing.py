@@ -1,0 +1,158 @@
+"""Signs leaves and puts them on file: what issuing and renewing have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from handclasp.certificate_service.domain.certificates import Certificate, Origin
+from handclasp.certificate_service.domain.changes import Effect
+from handclasp.certificate_service.domain.identifiers import certificate_name, user_name
+from handclasp.certificate_service.storage.certificates import add_certificate
+from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.use_cases.caller import Caller, Clock
+from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
+from handclasp.certificate_service.use_cases.on_file import certificate_on_file
+from handclasp.certificate_service.x509.issuing import Authority, LeafSubject, issue_leaf
+from handclasp.errors import Reason, invalid_field
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+MINIMUM_LIFETIME = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A leaf to be signed and put on file.
+
+    Attributes:
+        public_key: has passed `check_client_key`.
+        lifetime: from `Issuing.lifetime`.
+        renewed_from: the id of the certificate whose successor it is; None if of none.
+        identity: set if a retry is to return the same certificate.
+    """
+
+    user_id: str
+    public_key: CertificatePublicKeyTypes
+    origin: Origin
+    lifetime: timedelta
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    server_names: tuple[str, ...] = ()
+    renewed_from: str | None = None
+    identity: RequestIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What is on file for an order; not `fresh` if an earlier try had put it there."""
+
+    certificate: Certificate
+    fresh: bool
+
+
+class Issuing:
+    """Signs with the issuing CA.
+
+    Args:
+        maximum_lifetime: the longest lifetime a caller may ask for.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        *,
+        trust_domain: str,
+        maximum_lifetime: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._authority = authority
+        self._trust_domain = trust_domain
+        self._maximum_lifetime = maximum_lifetime
+        self._clock = clock
+
+    def lifetime(self, wanted: timedelta | None, default: timedelta | None = None) -> timedelta:
+        """The lifetime of a new leaf: the wanted one, or else the default, or the longest allowed if that is shorter.
+
+        Raises:
+            InvalidArgument: LIFETIME_NOT_ACCEPTED.
+        """
+        if wanted is None:
+            return self._maximum_lifetime if default is None else min(default, self._maximum_lifetime)
+        if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
+            raise invalid_field(
+                "lifetime",
+                f"must be between {MINIMUM_LIFETIME} and {self._maximum_lifetime}",
+                Reason.LIFETIME_NOT_ACCEPTED,
+            )
+        return wanted
+
+    async def issue(self, caller: Caller, order: Order, check: Callable[[Transaction], Awaitable[None]]) -> Filed:
+        """Signs a leaf, and returns once it is on file.
+
+        Args:
+            check: run in the transaction that puts it on file; raises a typed error if that must not be. Not run if an
+                earlier try had put it there.
+
+        Raises:
+            InvalidArgument, FailedPrecondition, AlreadyExists: and what `check` raises.
+        """
+        now = self._clock()
+        leaf = issue_leaf(
+            self._authority,
+            subject=LeafSubject(order.user_id, self._trust_domain, order.server_names),
+            public_key=order.public_key,
+            now=now,
+            lifetime=order.lifetime,
+        )
+        fresh = certificate_on_file(
+            leaf,
+            user_id=order.user_id,
+            origin=order.origin,
+            caller=caller,
+            now=now,
+            description=order.description,
+            labels=order.labels,
+            renewed_from=order.renewed_from,
+        )
+
+        async def put_on_file(transaction: Transaction) -> Certificate:
+            await check(transaction)
+            await add_certificate(transaction, fresh)
+            transaction.touch(certificate_name(fresh.id), Effect.GIVEN)
+            return fresh
+
+        def log(certificate: Certificate) -> None:
+            if certificate.id == fresh.id:
+                _log_issued(certificate, caller)
+
+        certificate = await self._database.write(
+            lambda transaction: once(
+                transaction, caller.user_id, order.identity, now, lambda: put_on_file(transaction)
+            ),
+            log,
+        )
+        return Filed(certificate, fresh=certificate.id == fresh.id)
+
+
+def _log_issued(certificate: Certificate, caller: Caller) -> None:
+    renewed = {} if certificate.renewed_from is None else {"renewed_from": certificate_name(certificate.renewed_from)}
+    _LOG.info(
+        "certificate_issued",
+        certificate=certificate_name(certificate.id),
+        user=user_name(certificate.user_id),
+        origin=certificate.origin.value,
+        serial=certificate.serial,
+        fingerprint=certificate.fingerprint,
+        not_after=certificate.not_after.isoformat(),
+        **renewed,
+        by=caller.user,
+        with_certificate=certificate_name(caller.certificate_id),
+        peer_address=caller.address,
+    )

@@ -1,0 +1,58 @@
+"""The barrier: what a call that takes something away waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.watching.feed import ChangeFeed
+from handclasp.certificate_service.watching.leases import Settled
+
+T = TypeVar("T")
+
+
+class Answers(Protocol):
+    """Where answers are collected from: those who watch this process, and perhaps others."""
+
+    async def settle(self, revision: int) -> Settled:
+        """Returns once nobody there acts any more on what was so before that revision, which is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class InForce(Generic[T]):
+    """What a call did, now that it is in force.
+
+    Attributes:
+        revision: includes what was done.
+        settled: what became of the relying parties.
+    """
+
+    value: T
+    revision: int
+    settled: Settled
+
+
+class Barrier:
+    """Commits what takes something away, and waits until it is in force."""
+
+    def __init__(self, database: Database, feed: ChangeFeed, sources: Sequence[Answers]) -> None:
+        self._database = database
+        self._feed = feed
+        self._sources = sources
+
+    async def write(
+        self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
+    ) -> InForce[T]:
+        """As `Database.write`, and returns once no relying party acts on what was so before.
+
+        It waits, too, if `work` found that there was nothing to change (rule 15). Whoever leaves meanwhile undoes
+        nothing.
+        """
+        value, revision = await self._database.write_at_revision(work, committed)
+        # Published first; only then is it asked who has to know (rule 9).
+        await self._feed.reached(revision)
+        settled = await asyncio.gather(*(source.settle(revision) for source in self._sources))
+        return InForce(value, revision, sum(settled, Settled()))

@@ -1,0 +1,166 @@
+"""The change feed: the newest revisions in memory, in their order and without gaps, for all who watch."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from handclasp.certificate_service.domain.changes import BEGINNING, Position, Revision
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+CAPACITY = 10_000
+"""How many revisions are in memory. Whoever is further behind begins anew."""
+
+_BATCH = 1_000
+_RETRY_SECONDS = 0.25
+
+
+class History(Protocol):
+    """Where revisions are stored."""
+
+    async def history(self, *, after: int, limit: int) -> list[Revision]:
+        """Revisions above that one, oldest first."""
+
+    async def newest_history(self, *, limit: int) -> tuple[Position, list[Revision]]:
+        """Where the history is, and its newest revisions."""
+
+
+class ChangeFeed:
+    """Told of each commit; wakes those who watch.
+
+    A commit whose outcome is not known, or a revision that is not the next one, makes it read what it missed.
+
+    Args:
+        capacity: how many revisions are kept in memory.
+    """
+
+    def __init__(self, history: History, *, capacity: int = CAPACITY) -> None:
+        self._history = history
+        self._kept: deque[Revision] = deque(maxlen=capacity)
+        self._head = BEGINNING
+        self._watching: set[Callable[[], None]] = set()
+        self._reached: list[tuple[int, asyncio.Future[None]]] = []
+        self._doubts = 0
+        self._catching_up: asyncio.Task[None] | None = None
+
+    @property
+    def head(self) -> Position:
+        """The last revision that is published: whoever is granted a lease from now on is held to it."""
+        return self._head
+
+    async def open(self) -> None:
+        """Reads where the history is. Raises SQLAlchemyError."""
+        await self._begin_anew()
+
+    async def close(self) -> None:
+        """Stops reading what was missed."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.gather(self._catching_up, return_exceptions=True)
+
+    def committed(self, revision: Revision) -> None:
+        """Publishes a revision that was just committed."""
+        if revision.position.revision == self._head.revision + 1:
+            self._publish(revision)
+        elif revision.position.revision > self._head.revision:
+            self.in_doubt()
+
+    def in_doubt(self) -> None:
+        """Has the history read: something may have been committed that nobody told of."""
+        self._doubts += 1
+        if self._catching_up is None:
+            self._catching_up = asyncio.create_task(self._catch_up(), name="change feed")
+
+    async def reached(self, revision: int) -> None:
+        """Returns once that revision, which is committed, is published."""
+        if self._head.revision >= revision:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reached.append((revision, future))
+        self.in_doubt()
+        await future
+
+    def since(self, position: Position) -> Sequence[Revision] | None:
+        """The revisions after that position; None if it is too old, or not one of this history."""
+        if position == self._head:
+            return ()
+        behind = self._head.revision - position.revision
+        # The position's own revision is looked at, too: another mark means another history.
+        newest = list(itertools.islice(reversed(self._kept), max(behind + 1, 0)))[::-1]
+        if 0 < behind < len(newest) and newest[0].position == position:
+            return newest[1:]
+        # Before the beginning there is nothing, so there is no mark to look at.
+        return newest if position == BEGINNING and behind == len(newest) else None
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Has `wake` called after each publication, until what is returned is called."""
+        self._watching.add(wake)
+        return lambda: self._watching.discard(wake)
+
+    def _publish(self, revision: Revision) -> None:
+        self._kept.append(revision)
+        self._head = revision.position
+        self._wake()
+
+    def _wake(self) -> None:
+        for wake in self._watching:
+            wake()
+        if self._reached:
+            waiting, self._reached = self._reached, []
+            for revision, future in waiting:
+                if future.done():
+                    continue
+                if revision <= self._head.revision:
+                    future.set_result(None)
+                else:
+                    self._reached.append((revision, future))
+
+    async def _catch_up(self) -> None:
+        try:
+            settled = None
+            while settled != self._doubts:
+                doubts = self._doubts
+                if await self._attempt(self._read_missed):
+                    settled = doubts
+                else:
+                    await asyncio.sleep(_RETRY_SECONDS)
+        finally:
+            self._catching_up = None
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await work()
+        except SQLAlchemyError as error:
+            _LOG.warning("history_not_read", error=type(error).__name__)
+            return False
+        return True
+
+    async def _read_missed(self) -> None:
+        while True:
+            found = await self._history.history(after=self._head.revision, limit=_BATCH)
+            for revision in found:
+                # Meanwhile others may have been published by whoever committed them.
+                if revision.position.revision == self._head.revision + 1:
+                    self._publish(revision)
+                elif revision.position.revision > self._head.revision:
+                    # What lies between is not kept any more.
+                    await self._begin_anew()
+                    break
+            if len(found) < _BATCH:
+                return
+
+    async def _begin_anew(self) -> None:
+        head, newest = await self._history.newest_history(limit=self._kept.maxlen or CAPACITY)
+        if head.revision < self._head.revision:
+            return
+        self._kept.clear()
+        self._kept.extend(newest)
+        self._head = head
+        self._wake()

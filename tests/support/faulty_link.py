@@ -1,0 +1,106 @@
+"""A link between two processes that a test can cut: a TCP proxy on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum
+
+_CHUNK = 65536
+
+
+class Flow(Enum):
+    """What becomes of bytes in one direction. Connections stay open whatever it is."""
+
+    PASS = "they arrive"
+    SWALLOW = "they are gone"
+    HOLD = "they arrive once they pass again"
+
+
+@dataclass
+class _Direction:
+    flow: Flow = Flow.PASS
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def set(self, flow: Flow) -> None:
+        async with self.changed:
+            self.flow = flow
+            self.changed.notify_all()
+
+    async def wait_while_held(self) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.flow is not Flow.HOLD)
+
+
+class FaultyLink:
+    """Passes on what comes to its port to another one; made by `faulty_link`.
+
+    Attributes:
+        port: where to connect to instead.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._there = _Direction()
+        self._back = _Direction()
+        self._connections: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    async def set(self, there: Flow = Flow.PASS, back: Flow = Flow.PASS) -> None:
+        """Says what becomes of bytes from now on: to the target, and back from it."""
+        await self._there.set(there)
+        await self._back.set(back)
+
+    async def heal(self) -> None:
+        """Lets everything pass. Connections that lost bytes are of no use any more, and are closed."""
+        for connection in list(self._connections):
+            connection.cancel()
+        await self.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.close()
+            self._connections.discard(task)
+            return
+        try:
+            await asyncio.wait(
+                {
+                    asyncio.ensure_future(_pump(reader, target_writer, self._there)),
+                    asyncio.ensure_future(_pump(target_reader, writer, self._back)),
+                },
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            target_writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: _Direction) -> None:
+    with suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            await direction.wait_while_held()
+            if direction.flow is Flow.PASS:
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def faulty_link(target_port: int) -> AsyncIterator[FaultyLink]:
+    """A link to a port of this machine's, which need not be there yet."""
+    link = FaultyLink(target_port)
+    server = await asyncio.start_server(link._serve, "127.0.0.1", 0)
+    link.port = server.sockets[0].getsockname()[1]
+    try:
+        yield link
+    finally:
+        server.close()
+        for connection in list(link._connections):
+            connection.cancel()

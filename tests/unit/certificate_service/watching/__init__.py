@@ -1,0 +1,1 @@
+"""Feed, leases and the process's own lease on the database."""

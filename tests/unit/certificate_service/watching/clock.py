@@ -1,0 +1,13 @@
+"""A clock of leases that tests set."""
+
+from __future__ import annotations
+
+
+class SettableBootTime:
+    """Seconds since some moment."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,0 +1,237 @@
+"""The change feed: in order, without gaps, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.exc import OperationalError
+
+from handclasp.certificate_service.domain.changes import BEGINNING, Change, Effect, Position, Revision, joined
+from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.watching.feed import ChangeFeed
+
+
+def revision(number: int, *names: str, mark: int | None = None, effect: Effect = Effect.WITHDRAWN) -> Revision:
+    changes = tuple(Change(name, effect) for name in names or (f"users/u{number}",))
+    return Revision(Position(number, number * 7 if mark is None else mark), changes)
+
+
+class StoredHistory:
+    """A history that a test writes; fails as often as it is told to."""
+
+    def __init__(self) -> None:
+        self.revisions: list[Revision] = []
+        self.kept_from = 1
+        self.failures = 0
+
+    @property
+    def head(self) -> Position:
+        return self.revisions[-1].position if self.revisions else BEGINNING
+
+    async def history(self, *, after: int, limit: int) -> list[Revision]:
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise OperationalError("SELECT", {}, Exception("the test says so"))
+        return [one for one in self._kept() if one.position.revision > after][:limit]
+
+    async def newest_history(self, *, limit: int) -> tuple[Position, list[Revision]]:
+        await asyncio.sleep(0)
+        return self.head, self._kept()[-limit:]
+
+    def _kept(self) -> list[Revision]:
+        return [one for one in self.revisions if one.position.revision >= self.kept_from]
+
+
+@pytest_asyncio.fixture
+async def stored() -> StoredHistory:
+    return StoredHistory()
+
+
+@pytest_asyncio.fixture
+async def feed(stored: StoredHistory) -> AsyncIterator[ChangeFeed]:
+    feed = ChangeFeed(stored, capacity=10)
+    await feed.open()
+    yield feed
+    await feed.close()
+
+
+def commit(stored: StoredHistory, feed: ChangeFeed, number: int, *, told: bool = True) -> Revision:
+    one = revision(number)
+    stored.revisions.append(one)
+    if told:
+        feed.committed(one)
+    return one
+
+
+async def test_what_is_committed_is_published_at_once(stored: StoredHistory, feed: ChangeFeed) -> None:
+    woken: list[int] = []
+    stop = feed.watch(lambda: woken.append(feed.head.revision))
+    for number in (1, 2, 3):
+        commit(stored, feed, number)
+    assert woken == [1, 2, 3]
+    stop()
+    commit(stored, feed, 4)
+    assert woken == [1, 2, 3]
+    assert feed.since(revision(2).position) == stored.revisions[2:]
+
+
+async def test_a_revision_that_nobody_told_of_is_read_before_the_next_one_is_published(
+    stored: StoredHistory, feed: ChangeFeed
+) -> None:
+    commit(stored, feed, 1)
+    commit(stored, feed, 2, told=False)
+    third = commit(stored, feed, 3)
+    assert feed.head.revision == 1, "not before the one in between"
+    await feed.reached(3)
+    assert feed.since(revision(1).position) == [revision(2), third]
+
+
+async def test_a_commit_in_doubt_is_looked_up(stored: StoredHistory, feed: ChangeFeed) -> None:
+    commit(stored, feed, 1, told=False)
+    stored.failures = 1
+    feed.in_doubt()
+    await feed.reached(1)
+    assert feed.head == revision(1).position
+
+
+async def test_what_is_committed_while_it_catches_up_comes_once_and_in_order(
+    stored: StoredHistory, feed: ChangeFeed
+) -> None:
+    commit(stored, feed, 1, told=False)
+    feed.in_doubt()
+    for number in range(2, 8):
+        commit(stored, feed, number)
+        await asyncio.sleep(0)
+    await feed.reached(7)
+    assert feed.since(BEGINNING) == stored.revisions
+
+
+@pytest.mark.parametrize(
+    ("position", "known"),
+    [
+        (BEGINNING, False),
+        (revision(10).position, False),
+        (revision(11).position, True),
+        (revision(20).position, True),
+        (Position(15, 1), False),
+        (Position(20, 1), False),
+        (Position(21, 147), False),
+        (Position(-3, 0), False),
+        (Position(2**62, 0), False),
+    ],
+)
+async def test_it_resumes_from_what_it_keeps_and_no_other_history(
+    stored: StoredHistory, feed: ChangeFeed, position: Position, known: bool
+) -> None:
+    for number in range(1, 21):
+        commit(stored, feed, number)
+    found = feed.since(position)
+    assert (found is not None) == known
+    if found is not None:
+        assert [one.position.revision for one in found] == list(range(position.revision + 1, 21))
+
+
+async def test_from_the_beginning_it_resumes_while_all_is_kept(stored: StoredHistory, feed: ChangeFeed) -> None:
+    assert feed.since(BEGINNING) == ()
+    for number in range(1, 11):
+        commit(stored, feed, number)
+    assert feed.since(BEGINNING) == stored.revisions
+    commit(stored, feed, 11)
+    assert feed.since(BEGINNING) is None
+
+
+async def test_what_is_not_kept_any_more_makes_it_begin_anew(stored: StoredHistory, feed: ChangeFeed) -> None:
+    commit(stored, feed, 1)
+    for number in range(2, 31):
+        commit(stored, feed, number, told=False)
+    stored.kept_from = 25
+    await feed.reached(30)
+    assert feed.head.revision == 30
+    assert feed.since(revision(1).position) is None
+    assert feed.since(revision(26).position) == stored.revisions[26:]
+
+
+async def test_a_storm_is_read_in_bounded_memory_by_one_that_does_not_keep_up(stored: StoredHistory) -> None:
+    """Ten thousand changes in one go, and a watcher that looks only at the end."""
+    feed = ChangeFeed(stored, capacity=1_000)
+    await feed.open()
+    fast, slow = [BEGINNING], BEGINNING
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        found = feed.since(fast[0])
+        assert found is not None
+        seen += len(found)
+        fast[0] = feed.head
+
+    feed.watch(look)
+    tracemalloc.start()
+    for number in range(1, 1_001):
+        feed.committed(revision(number))
+    full = tracemalloc.get_traced_memory()[0]
+    for number in range(1_001, 10_001):
+        feed.committed(revision(number))
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert seen == 10_000
+    assert feed.since(slow) is None, "it begins anew, instead of being kept what it did not take"
+    assert after < 1.5 * full, (full, after)
+    await feed.close()
+
+
+def test_joined_changes_keep_all_effects() -> None:
+    """Rule 17."""
+    held, reinstated = revision(1, "certificates/c"), revision(2, "certificates/c", effect=Effect.GIVEN)
+    other = revision(3, "certificates/d", effect=Effect.GIVEN)
+    assert joined([held, reinstated, other]) == {
+        "certificates/c": {Effect.WITHDRAWN, Effect.GIVEN},
+        "certificates/d": {Effect.GIVEN},
+    }
+
+
+async def test_the_database_moves_it_within_each_transaction(database: Database) -> None:
+    """Rule 14, as far as one process can see it: one revision for each commit, none for what was rolled back."""
+    feed = ChangeFeed(database)
+    database.tell(feed)
+    await feed.open()
+
+    async def touch(transaction: Transaction, name: str) -> None:
+        transaction.touch(name, Effect.ALTERED)
+
+    async def fail(transaction: Transaction) -> None:
+        transaction.touch("users/nobody", Effect.ALTERED)
+        raise RuntimeError
+
+    (_, first) = await database.write_at_revision(lambda transaction: touch(transaction, "users/a"))
+    with pytest.raises(RuntimeError):
+        await database.write(fail)
+    together = [database.write_at_revision(lambda transaction, n=n: touch(transaction, f"users/{n}")) for n in "bcd"]  # type: ignore[misc]
+    revisions = {number for _, number in await asyncio.gather(*together)}
+    assert first == 1
+    assert feed.head.revision == max(revisions)
+    found = feed.since(BEGINNING)
+    assert found is not None
+    assert [change.name for one in found for change in one.changes] == [f"users/{name}" for name in "abcd"]
+    assert [one.position.revision for one in found] == list(range(1, len(found) + 1))
+    # What it was told is what is stored, for whoever starts next.
+    restarted = ChangeFeed(database)
+    await restarted.open()
+    assert restarted.head == feed.head
+    assert restarted.since(BEGINNING) == found
+
+
+async def test_who_changes_nothing_learns_where_the_history_is(database: Database) -> None:
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.ALTERED)
+
+    async def look(_: Transaction) -> None:
+        return None
+
+    _, changed = await database.write_at_revision(touch)
+    assert await database.write_at_revision(look) == (None, changed)

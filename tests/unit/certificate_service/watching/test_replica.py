@@ -1,0 +1,128 @@
+"""A process's lease on the database, and how others wait for it to run out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from handclasp.certificate_service.domain.changes import Effect
+from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.replicas import other_replicas
+from handclasp.certificate_service.watching.feed import ChangeFeed
+from handclasp.certificate_service.watching.replica import OtherReplicas, ReplicaLease
+from tests.unit.certificate_service.watching.clock import SettableBootTime
+
+LEASE = 2.0
+
+
+@pytest_asyncio.fixture
+async def feed(database: Database) -> AsyncIterator[ChangeFeed]:
+    feed = ChangeFeed(database)
+    await feed.open()
+    yield feed
+    await feed.close()
+
+
+async def rows(database: Database) -> list[str]:
+    async def read(snapshot: Snapshot) -> list[str]:
+        return [one.id for one in await other_replicas(snapshot, "")]
+
+    return await database.read(read)
+
+
+async def test_before_it_is_registered_nothing_may_be_granted(database: Database, feed: ChangeFeed) -> None:
+    clock = SettableBootTime()
+    replica = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    assert replica.certain_until < clock()
+    await replica.register()
+    assert replica.certain_until == clock() + LEASE
+    assert await rows(database) == [replica.id]
+
+
+async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(database: Database, feed: ChangeFeed) -> None:
+    """Rule 13: a process that was killed has left its row."""
+    clock = SettableBootTime()
+    await ReplicaLease(database, feed, clock, seconds=LEASE, alone=True).register()
+    successor = ReplicaLease(database, feed, clock, seconds=LEASE, alone=True)
+    others = OtherReplicas(database, successor, clock)
+    await others.look()
+    await successor.register()
+    settling = asyncio.create_task(others.settle(1))
+    await asyncio.sleep(0.1)
+    assert not settling.done()
+    clock.now += LEASE + 0.1
+    await settling
+    assert await rows(database) == [successor.id], "and then it is forgotten"
+    await others.settle(2)
+
+
+async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:
+    clock = SettableBootTime()
+    await ReplicaLease(database, feed, clock, seconds=LEASE, alone=True).register()
+    others = OtherReplicas(database, ReplicaLease(database, feed, clock, seconds=LEASE, alone=True), clock)
+    await others.look()
+    clock.now += LEASE + 0.1
+    await asyncio.wait_for(others.settle(1), 10)
+
+
+async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(database: Database, feed: ChangeFeed) -> None:
+    """Rule 20 and the like of rule 10: whoever renews reads a head that includes the revision."""
+    clock = SettableBootTime()
+    neighbour = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    await neighbour.register()
+    others = OtherReplicas(database, ReplicaLease(database, feed, clock, seconds=LEASE, alone=False), clock)
+    settling = asyncio.create_task(others.settle(1))
+    for _ in range(4):
+        await asyncio.sleep(0.1)
+        clock.now += LEASE / 2
+        await neighbour._renew()
+    await settling
+    assert await rows(database) == [neighbour.id], "it lives, and stays"
+
+
+async def test_a_lease_counts_from_before_its_renewal(database: Database, feed: ChangeFeed) -> None:
+    """Rule 18: however long the transaction takes."""
+    clock = SettableBootTime()
+    replica = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    await replica.register()
+    began = clock()
+
+    async def slowly() -> None:
+        clock.now += 1.5
+
+    renewing = asyncio.gather(replica._renew(), slowly())
+    await renewing
+    assert replica.certain_until == began + LEASE
+
+
+async def test_after_each_renewal_it_has_caught_up(database: Database, feed: ChangeFeed) -> None:
+    """Rule 19: also with what nobody told of."""
+    clock = SettableBootTime()
+    replica = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    await replica.register()
+
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.WITHDRAWN)
+
+    _, revision = await database.write_at_revision(touch)
+    assert feed.head.revision < revision
+    await replica._renew()
+    assert feed.head.revision == revision
+
+
+async def test_one_that_was_given_up_comes_back_under_another_id(database: Database, feed: ChangeFeed) -> None:
+    """Rule 21: a process that was frozen, and thaws."""
+    clock = SettableBootTime()
+    frozen = ReplicaLease(database, feed, clock, seconds=LEASE, alone=False)
+    await frozen.register()
+    before = frozen.id
+    others = OtherReplicas(database, ReplicaLease(database, feed, clock, seconds=LEASE, alone=False), clock)
+    await others.look()
+    clock.now += LEASE + 0.1
+    await others.settle(1)
+    assert await rows(database) == []
+    await frozen._renew()
+    assert frozen.id != before
+    assert await rows(database) == [frozen.id]
