@@ -40,6 +40,6 @@ def test_it_renews_writes_and_comes_back_with_it(deployment: Deployment) -> None
         listed = deployment.run("cert", "list", "--user", "executions-1").json()["certificates"]
         assert len(listed) >= 2
         successor = deployment.run("cert", "show", listed[1]["id"]).json()
-        assert successor["renewedFrom"] == f"certificates/{listed[0]['id']}"
+        assert successor["renewed_from"] == f"certificates/{listed[0]['id']}"
         with deployment.execution_server():
             assert echo() == 0
