@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -16,7 +16,13 @@ import pytest
 from handclasp.authorization.v1 import authorization_service_pb2 as messages
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.errors import HandclaspError, PermissionDenied, Unavailable
-from handclasp.relying_party import Options
+from handclasp.relying_party import EXECUTE_INTEGRATIONS, Allowed, Options
+from handclasp.relying_party.calls import Permit
+from handclasp.relying_party.decisions import Yes
+from handclasp.serving.call import Call
+from handclasp.serving.interceptor import CallInterceptor, current_peer
+from handclasp.serving.peer import Peer
+from handclasp.transport.server import ServerLimits, server_options
 from tests.rpc.execution_harness import PROFILE, USER, certificate_name, until
 from tests.rpc.party_lab import SERVICE, Shop, refusal, running_shop, stream_refusal
 from tests.rpc.scripted_watch import ALTERED, CREDENTIALS, GIVEN, WITHDRAWN, Response, ScriptedWatches
@@ -237,3 +243,51 @@ async def test_many_calls_end_together(shop: Shop) -> None:
     errors = await asyncio.gather(*tasks)
     assert {error.reason for error in errors} == {"AUTHORIZATION_WITHDRAWN"}
     assert shop.party.counters.aborted == 50
+
+
+async def admit_anybody(_method: str, _peer: Peer) -> None:
+    """The handlers see to it."""
+
+
+@pytest.mark.parametrize("resources", [["orders/1", "orders/2"], ["orders/2"], ["orders/1"]], ids=str)
+async def test_a_call_that_filtered_a_list_ends_with_its_certificate_only(shop: Shop, resources: list[str]) -> None:
+    shop.service.granted[shop.alice.der] = {"orders/1"}
+    begun_handlers = asyncio.Event()
+
+    async def filter_and_wait(_request: bytes, _context: Any) -> bytes:
+        answers = await shop.party.authorizer.allowed(current_peer(), EXECUTE_INTEGRATIONS, resources)
+        assert answers == [resource == "orders/1" for resource in resources]
+        begun_handlers.set()
+        await asyncio.sleep(60)
+        return b""
+
+    server = grpc.aio.server(interceptors=[CallInterceptor(admit_anybody)], options=server_options(ServerLimits()))
+    handlers: Any = {"Filter": grpc.unary_unary_rpc_method_handler(filter_and_wait)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.v1.Lists", handlers),))
+    shop.port = server.add_secure_port("127.0.0.1:0", shop.party.server_credentials())
+    await server.start()
+    try:
+        call: Any = shop.channel().unary_unary("/shop.v1.Lists/Filter")
+        task = asyncio.ensure_future(refusal(call(b"", timeout=20)))
+        await begun_handlers.wait()
+        await shop.watches.change((PROFILE, ALTERED))
+        await asyncio.sleep(0.2)
+        assert not task.done()
+        await shop.service.take_away(shop.alice.der)
+        assert (await task).reason == "AUTHORIZATION_WITHDRAWN"
+    finally:
+        await server.stop(None)
+
+
+async def test_a_stream_that_asks_on_and_on_takes_up_only_so_much(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handclasp.relying_party.calls.MAX_PERMITS", 3)
+    call = Call("/shop.v1.Orders/Get", Peer("", shop.alice.der, None), cast("Any", None))
+    calls = shop.party._calls
+    for number in range(10):
+        yes = Yes(Allowed(USER, "", ""), 10, (USER,), None)
+        calls.permit(call, Permit(yes, EXECUTE_INTEGRATIONS, f"orders/{number % 5}"))
+    assert len(calls._permits[call]) == 3
+    call.finish()
+    assert len(calls) == 0
+    calls.permit(call, Permit(yes, EXECUTE_INTEGRATIONS, "orders/1"))
+    assert len(calls) == 0

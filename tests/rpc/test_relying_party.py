@@ -429,3 +429,17 @@ async def test_a_yes_that_does_not_say_what_it_rests_on_is_none(shop: Shop, monk
 
     monkeypatch.setattr(shop.service, "_decide", without)
     assert type(await refusal(shop.unary())) is Unavailable
+
+
+async def test_leases_that_are_short_for_a_while_break_no_stream(tmp_path: Path) -> None:
+    watches = ScriptedWatches(lease=2.0, ping_interval=0.3)
+
+    def shorter(stream: ScriptedStream, ping: Ping) -> bool:
+        stream.pong(ping.number, watches.revision, 0.1)
+        return False
+
+    watches.answers = shorter
+    async with running_shop(tmp_path, watches=watches) as shop:
+        await until(lambda: bool(watches.streams) and len(watches.stream.pings) >= 4)
+        assert len(watches.streams) == 1
+        await shop.unary()

@@ -27,6 +27,10 @@ SWEEP_INTERVAL = 0.25
 ASKED_AT_ONCE = 16
 """How many questions about calls in progress are open at once."""
 
+MAX_PERMITS = 1_000
+"""How much a single call is remembered to have been allowed. A stream may ask about one thing after the other for days;
+beyond this, the oldest are no longer asked about anew. It still ends with its certificate and its user."""
+
 _ASK_AGAIN = 0.5  # seconds
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -78,7 +82,7 @@ class CallsInProgress:
         self._counters = counters
         self._grace = grace
         self._asking = asyncio.Semaphore(asked_at_once)
-        self._permits: dict[Call, list[Permit]] = {}
+        self._permits: dict[Call, dict[tuple[Permission | None, str | None], Permit]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.ask_anew: AskAnew | None = None
         """Set once there is somebody who can ask."""
@@ -89,11 +93,14 @@ class CallsInProgress:
     def permit(self, call: Call, permit: Permit) -> None:
         """Registers what a call is allowed by. To be called in the step in which the yes was found good."""
         permits = self._permits.get(call)
-        if permits is not None:
-            permits.append(permit)
-        elif not call.finished:
-            self._permits[call] = [permit]
+        if permits is None:
+            if call.finished or call.ended:
+                return
+            permits = self._permits[call] = {}
             call.at_end = self._forget
+        permits[permit.permission, permit.resource] = permit
+        if len(permits) > MAX_PERMITS:
+            del permits[next(iter(permits))]
 
     def welcomed(self) -> None:
         """Nothing follows from a stream that begins."""
@@ -114,7 +121,7 @@ class CallsInProgress:
         if not (withdrawn or credentials or altered):
             return False
         for call, permits in list(self._permits.items()):
-            for permit in permits:
+            for permit in permits.values():
                 # One that was decided later takes the changes into account.
                 if permit.yes.revision >= position.revision:
                     continue
@@ -130,7 +137,7 @@ class CallsInProgress:
     def was_reset(self) -> bool:
         """Asks anew about every call in progress. It is not waited for."""
         for call, permits in list(self._permits.items()):
-            for permit in permits:
+            for permit in permits.values():
                 self._reconsider(call, permit)
         return False
 
@@ -142,7 +149,7 @@ class CallsInProgress:
             return
         now = self._wall_clock()
         for call, permits in list(self._permits.items()):
-            if any(permit.yes.expires is not None and permit.yes.expires <= now for permit in permits):
+            if any(permit.yes.expires is not None and permit.yes.expires <= now for permit in permits.values()):
                 self._end(call, _withdrawn("the certificate has expired"))
 
     async def close(self) -> None:

@@ -68,6 +68,9 @@ class IdentityFiles:
         self._complete()
 
     def _recover(self) -> None:
+        for path in (self._next_key, self._next_certificate):
+            for unfinished in path.parent.glob(f".{path.name}.*"):
+                unfinished.unlink()
         if not self._next_certificate.exists():
             # Without its certificate a key is good for nothing.
             self._next_key.unlink(missing_ok=True)

@@ -118,14 +118,12 @@ class Knowledge:
         Args:
             lease: in seconds.
         Returns:
-            Whether the lease was extended.
+            Whether it was worth something; it still shortens no lease that runs longer.
         """
         sent_at = self._pings.pop(number, None)
         if sent_at is None or self.applied is None or revision > self.applied.revision:
             return False
-        if sent_at + lease <= self._lease_end:
-            return False
-        self._lease_end = sent_at + lease
+        self._lease_end = max(self._lease_end, sent_at + lease)
         return True
 
     def end_lease(self) -> None:

@@ -29,6 +29,8 @@ FIRST_RETRY = 10.0
 LAST_RETRY = 3600.0
 """Seconds between attempts to renew: doubled from the first to the last."""
 
+_SHORTEST_PAUSE = 1.0  # seconds after a renewal
+
 _MAY_COME_RIGHT = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -105,6 +107,9 @@ class IdentityRenewal:
                 _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, self._times.last_retry)
+            else:
+                # The validity begins a while before the issuing, so one that lives for minutes is due at once.
+                await asyncio.sleep(min(self._times.check_interval, max(self._remaining() / 3, _SHORTEST_PAUSE)))
 
     async def renew(self) -> None:
         """Renews once, whether it is due or not.
@@ -166,6 +171,9 @@ class IdentityRenewal:
         leaf = _leaf(self._identity)
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         return self._wall_clock() >= begin + (end - begin) * self._times.share_of_life
+
+    def _remaining(self) -> float:
+        return _leaf(self._identity).not_valid_after_utc.timestamp() - self._wall_clock()
 
     def _expiry(self) -> str:
         return _leaf(self._identity).not_valid_after_utc.isoformat()

@@ -71,7 +71,7 @@ class Watch:
         self._good = False
         self._stream: asyncio.Task[None] | None = None
         self.lease = 0.0
-        """How long leases are, in seconds, as the service last said. 0 before it did."""
+        """How long leases mostly are, in seconds, as the stream's welcome said. 0 before there was one."""
 
     def follow(self, follower: Follower) -> None:
         """Has somebody told of changes from now on."""
@@ -96,6 +96,7 @@ class Watch:
         finally:
             if self._stream is not None:
                 self._stream.cancel()
+                await asyncio.wait({self._stream})
 
     def restart(self) -> None:
         """Ends the stream and begins another one at once, over what the link is now."""
@@ -157,7 +158,7 @@ class Watch:
                     else:
                         self._heed(kind, message)
                         continue
-                    quiet.reschedule(asyncio.get_running_loop().time() + self.lease)
+                    quiet.reschedule(asyncio.get_running_loop().time() + (self.lease or WELCOME_TIMEOUT))
         finally:
             call.cancel()
             if writing is not None:
@@ -188,14 +189,15 @@ class Watch:
 
     def _take_pong(self, pong: messages.WatchAuthorizationResponse.Pong) -> bool:
         """Whether the pong was worth something."""
-        self.lease = pong.lease.ToTimedelta().total_seconds()
-        if not self._knowledge.pong(pong.number, pong.revision, self.lease):
+        # It may be shorter than usual, if the service is less certain of itself just now.
+        lease = pong.lease.ToTimedelta().total_seconds()
+        if not self._knowledge.pong(pong.number, pong.revision, lease):
             return False
         self._good = True
         self._lease_gained.set()
-        if not self._had_lease:
+        if not self._had_lease and self._knowledge.lease_runs():
             self._had_lease = True
-            _LOG.info("lease_held", lease=self.lease, revision=self._knowledge.revision)
+            _LOG.info("lease_held", lease=lease, revision=self._knowledge.revision)
         return True
 
     async def _write(self, call: Any, interval: float) -> None:

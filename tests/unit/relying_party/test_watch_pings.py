@@ -33,7 +33,7 @@ async def test_the_clock_is_read_before_the_ping_is_written() -> None:
     watch = Watch(link, knowledge, Decisions(knowledge, Clock()))
     stream = SlowStream(clock)
     writing = asyncio.create_task(watch._write(stream, 30.0))
-    while not stream.written:
+    while not stream.written:  # noqa: ASYNC110 it is the only other task
         await asyncio.sleep(0)
     await asyncio.sleep(0.01)
     writing.cancel()
