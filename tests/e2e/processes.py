@@ -247,8 +247,12 @@ class Deployment:
         """The execution server's address."""
         return f"localhost:{self.ports['executions']}"
 
-    def certificates(self) -> Process:
-        """Starts the certificate service and waits for it."""
+    def certificates(self, variables: Mapping[str, str] | None = None) -> Process:
+        """Starts the certificate service and waits for it.
+
+        Args:
+            variables: settings, by variable.
+        """
         ready_file = self.folder / "certificates-ready.json"
         # What a killed process left says nothing of this one.
         ready_file.unlink(missing_ok=True)
@@ -257,7 +261,9 @@ class Deployment:
             *("serve", "certificates", "--data-dir", self.data_dir, "--ready-file", ready_file),
             *("--tls-port", str(self.ports["tls"]), "--mtls-port", str(self.ports["mtls"]), "--health-port", "0"),
             folder=self.folder,
-            variables=environment(HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log"),
+            variables=environment(
+                HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log", **(variables or {})
+            ),
         )
         process.wait_for(ready_file)
         return process

@@ -1,8 +1,8 @@
 """One law, under a random load and random faults: a call that began after a taking-away returned is never allowed.
 
 Certificates are issued, run under, revoked, held, reinstated, their users disabled and enabled, all at once, while
-execution servers are stopped, links cut, and the certificate service is killed. What each call may come to is known
-from a model that is kept beside it.
+processes are stopped and killed, and links cut. What each call may come to is known from a model that is kept beside
+it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import asyncio
 import itertools
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,13 @@ from handclasp.accounts.v1 import account_service_pb2 as accounts
 from handclasp.accounts.v1.user_pb2 import User as UserMessage
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.client.client import HandclaspClient
-from handclasp.client.credentials import TlsMaterial
 from handclasp.client.csr import make_key_and_request
 from handclasp.errors import DeadlineExceeded, HandclaspError, Unavailable
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
-from tests.e2e.clients import administrator
-from tests.e2e.processes import Deployment, Process
-from tests.support.faulty_link import FaultyLink, Flow, faulty_link
+from tests.e2e.fleet import Fleet, fleet
+from tests.support.faulty_link import FaultyLink, Flow
+from tests.support.postgres import PostgresServer
 
-SERVERS = ("executions", "others")
 USERS = 4
 CERTIFICATES = 12
 CALLERS = 8
@@ -61,11 +59,11 @@ class Subject:
 
 @dataclass
 class Held:
-    """A certificate, its user, and a client at each execution server."""
+    """A certificate, its user, and a client at each execution server, in their order."""
 
     certificate: Subject
     user: Subject
-    clients: dict[str, HandclaspClient]
+    clients: list[HandclaspClient]
 
     @property
     def forbidden(self) -> bool:
@@ -79,34 +77,38 @@ class Held:
 class Stage:
     """All that runs, and the model."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, running: Fleet, seed: int) -> None:
         self.random = random.Random(seed)  # noqa: S311 - what happens next is no secret
-        self.deployment = Deployment(folder)
-        self.links: dict[str, FaultyLink] = {}
-        self.processes: dict[str, Process] = {}
+        self.fleet = running
+        self.faults = ["stop server", "stop server", "cut", "cut", "late", "kill service"]
+        if running.replicas[0].database is not None:
+            self.faults += ["stop service", "cut database"]
         self.held: list[Held] = []
         self.users: list[Subject] = []
         self.stack = AsyncExitStack()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.over = False
-        self.admin: HandclaspClient
+        self.admins: list[HandclaspClient] = []
+
+    @property
+    def admin(self) -> HandclaspClient:
+        """At any of the services."""
+        return self.random.choice(self.admins)
 
     # What happens
 
     async def execute(self) -> None:
         """Runs an integration, and holds the outcome against the model as it was when the call began."""
         held = self.random.choice(self.held)
-        server = self.random.choice(SERVERS)
+        server = self.random.randrange(len(self.fleet.servers))
         forbidden, given = held.forbidden, held.given
         allowed = await self._runs(held, server)
         self.counts["allowed" if allowed else "refused"] += 1
         if forbidden:
             self.counts["begun when forbidden"] += 1
         if allowed and forbidden and given == held.given:
-            self.violations.append(
-                f"{held.certificate.name} at {server}: taken {held.certificate.taken | held.user.taken}"
-            )
+            self.violations.append(f"{held} at {server}")
 
     async def change(self) -> None:
         """Takes something away, or gives it back."""
@@ -114,11 +116,35 @@ class Stage:
             await self._change(self.random.choice(self.users), self._disable, self._enable, "disabled")
             return
         held = self.random.choice(self.held)
-        kind = self.random.random()
-        if kind < 0.25:
+        if self.random.random() < 0.25:
             await self._replace(held)
         else:
             await self._change(held.certificate, self._hold, self._reinstate, "held")
+
+    async def fault(self) -> None:
+        """Something breaks for a while."""
+        kind = self.random.choice(self.faults)
+        server, replica = self.random.choice(self.fleet.servers), self.random.choice(self.fleet.replicas)
+        self.counts[kind] += 1
+        for_seconds = self.random.uniform(0.1, 3.0)
+        match kind:
+            case "stop server":
+                await _stopped(server.process.popen, for_seconds)
+            case "stop service":
+                await _stopped(replica.process.popen, for_seconds)
+            case "kill service":
+                replica.kill()
+                await asyncio.sleep(for_seconds / 3)
+                await replica.start()
+            case "cut database":
+                assert replica.database is not None
+                await self._cut(replica.database, for_seconds, Flow.SWALLOW)
+            case "cut":
+                await self._cut(server.link, for_seconds, Flow.SWALLOW)
+            case _:
+                await self._cut(server.link, for_seconds, Flow.HOLD)
+
+    # How it is done
 
     async def _change(
         self,
@@ -142,11 +168,8 @@ class Stage:
     async def _replace(self, held: Held) -> None:
         """Revokes a certificate, and issues another one in its place."""
         async with held.certificate.changing:
-            await self._insist(
-                lambda: self.admin.certificates.RevokeCertificate(
-                    messages.RevokeCertificateRequest(name=held.certificate.name)
-                )
-            )
+            request = messages.RevokeCertificateRequest(name=held.certificate.name)
+            await self._insist(lambda: self.admin.certificates.RevokeCertificate(request))
             held.certificate.taken.add("revoked")
             self.counts["changes"] += 1
         # For a while it is still tried, and must be refused.
@@ -159,48 +182,18 @@ class Stage:
             self.held[self.held.index(held)] = fresh
 
     async def issue(self, user: Subject) -> Held:
+        """A certificate, whichever of the services issues it, and however often it has to be asked."""
         made = make_key_and_request(user.name)
         request = messages.IssueCertificateRequest(
             user=user.name, csr_pem=made.csr_pem.decode(), request_id=f"request-{next(_numbers)}"
         )
         answer = await self._insist(lambda: self.admin.certificates.IssueCertificate(request))
-        tls = TlsMaterial(
-            (self.deployment.data_dir / "ca.pem").read_bytes(), answer.certificate.pem.encode(), made.key_pem
-        )
-        clients = {
-            server: await self.stack.enter_async_context(
-                HandclaspClient(tls=tls, executions=f"localhost:{self.deployment.ports[server]}")
-            )
-            for server in SERVERS
-        }
+        pem = answer.certificate.pem.encode()
+        clients = [
+            await self.stack.enter_async_context(self.fleet.client(server, pem, made.key_pem))
+            for server in self.fleet.servers
+        ]
         return Held(Subject(answer.certificate.name), user, clients)
-
-    async def fault(self) -> None:
-        """Something breaks for a while."""
-        kind = self.random.choice(["stop", "stop", "cut", "cut", "late", "kill service"])
-        server = self.random.choice(SERVERS)
-        self.counts[kind] += 1
-        for_seconds = self.random.uniform(0.1, 3.0)
-        if kind == "stop":
-            process = self.processes[server].popen
-            process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(for_seconds)
-            process.send_signal(signal.SIGCONT)
-        elif kind == "kill service":
-            self.processes["certificates"].kill()
-            await asyncio.sleep(for_seconds / 3)
-            await self.start_service()
-        else:
-            flow = Flow.HOLD if kind == "late" else Flow.SWALLOW
-            there = self.random.choice([flow, flow, Flow.PASS])
-            await self.links[server].set(there, flow if there is Flow.PASS else self.random.choice([flow, Flow.PASS]))
-            await asyncio.sleep(for_seconds)
-            if kind == "late" and self.random.random() < 0.5:
-                await self.links[server].set()
-            else:
-                await self.links[server].heal()
-
-    # How it is done
 
     async def _hold(self, name: str) -> Any:
         return await self.admin.certificates.HoldCertificate(messages.HoldCertificateRequest(name=name))
@@ -226,15 +219,21 @@ class Stage:
                 self.counts["changes tried again"] += 1
                 await asyncio.sleep(0.1)
 
-    async def _runs(self, held: Held, server: str) -> bool:
+    async def _runs(self, held: Held, server: int) -> bool:
         try:
             await held.clients[server].integrations.ExecuteIntegration(_ECHO, timeout=10)
         except HandclaspError:
             return False
         return True
 
-    async def start_service(self) -> None:
-        self.processes["certificates"] = await asyncio.to_thread(self.deployment.certificates)
+    async def _cut(self, link: FaultyLink, for_seconds: float, flow: Flow) -> None:
+        there = self.random.choice([flow, flow, Flow.PASS])
+        await link.set(there, flow if there is Flow.PASS else self.random.choice([flow, Flow.PASS]))
+        await asyncio.sleep(for_seconds)
+        if flow is Flow.HOLD and self.random.random() < 0.5:
+            await link.set()
+        else:
+            await link.heal()
 
     async def until_over(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
         while not self.over:
@@ -244,41 +243,38 @@ class Stage:
     async def settles(self) -> None:
         """When nothing is broken any more, everybody gets what is theirs, everywhere."""
         for held in self.held:
-            for server in SERVERS:
+            for server in range(len(self.fleet.servers)):
                 deadline = time.monotonic() + 30
                 while await self._runs(held, server) == held.forbidden:
                     assert time.monotonic() < deadline, (held.certificate, held.user, server)
                     await asyncio.sleep(0.1)
 
 
+async def _stopped(process: subprocess.Popen[bytes], for_seconds: float) -> None:
+    process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(for_seconds)
+    process.send_signal(signal.SIGCONT)
+
+
 @asynccontextmanager
-async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
-    it = Stage(folder, seed)
+async def stage(running: Fleet, seed: int) -> AsyncIterator[Stage]:
+    """Users with certificates, in a fleet."""
+    it = Stage(running, seed)
     async with it.stack:
-        await it.start_service()
-        # Whichever process it is by then.
-        it.stack.callback(lambda: it.processes["certificates"].kill())  # noqa: PLW0108
-        it.admin = await it.stack.enter_async_context(administrator(it.deployment))
-        for server in SERVERS:
-            await asyncio.to_thread(it.deployment.issue_execution_identity, server)
-            link = await it.stack.enter_async_context(faulty_link(it.deployment.ports["mtls"]))
-            it.links[server] = link
-            start = partial(it.deployment.execution_server, server, service_port=link.port)
-            it.processes[server] = await asyncio.to_thread(start)
-            it.stack.callback(it.processes[server].kill)
+        for replica in running.replicas:
+            it.admins.append(await it.stack.enter_async_context(running.administrator(replica)))
         for number in range(USERS):
-            user = Subject(f"users/user-{number}")
+            it.users.append(Subject(f"users/user-{number}"))
             profiles = UserMessage(access_profiles=["accessProfiles/regular-user"])
             await it.admin.accounts.CreateUser(accounts.CreateUserRequest(user_id=f"user-{number}", user=profiles))
-            it.users.append(user)
         for number in range(CERTIFICATES):
             it.held.append(await it.issue(it.users[number % USERS]))
         yield it
 
 
-async def run(folder: Path, seed: int, seconds: float, enough: Callable[[Counter[str]], bool]) -> Counter[str]:
+async def run(running: Fleet, seed: int, seconds: float, enough: Callable[[Counter[str]], bool]) -> None:
     """Goes on for so long, and until enough has happened: on a busy machine that takes longer."""
-    async with stage(folder, seed) as it:
+    async with stage(running, seed) as it:
         working = [
             *(asyncio.create_task(it.until_over(it.execute, 0.005)) for _ in range(CALLERS)),
             *(asyncio.create_task(it.until_over(it.change, 0.05)) for _ in range(CHANGERS)),
@@ -288,21 +284,50 @@ async def run(folder: Path, seed: int, seconds: float, enough: Callable[[Counter
         while time.monotonic() - begin < seconds or not enough(it.counts):
             await asyncio.sleep(0.1)
             assert time.monotonic() - begin < 10 * seconds, it.counts
+            assert not any(work.done() for work in working), [work.exception() for work in working if work.done()]
         it.over = True
         await asyncio.gather(*working)
         assert it.violations == [], (seed, it.violations[:5], it.counts)
         await it.settles()
         print(f"seed {seed}: {dict(it.counts)}")
-        return it.counts
+
+
+def a_few(counts: Counter[str]) -> bool:
+    return counts["begun when forbidden"] > 100 and counts["allowed"] > 100
+
+
+def thousands(counts: Counter[str]) -> bool:
+    return counts["begun when forbidden"] > 1_000 and counts["allowed"] > 2_000
 
 
 @pytest.mark.timeout(240)
 async def test_no_call_that_began_after_a_taking_away_is_allowed(folder: Path) -> None:
-    await run(folder, 1, 12, lambda counts: counts["begun when forbidden"] > 100 and counts["allowed"] > 100)
+    async with fleet(folder) as running:
+        await run(running, 1, 10, a_few)
+
+
+@pytest.mark.timeout(300)
+async def test_nor_at_any_of_three_services_and_three_servers(folder: Path, postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        async with fleet(folder, database_url=url, replicas=3, servers=3) as running:
+            await run(running, 2, 12, a_few)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(100, 103))
+@pytest.mark.parametrize("seed", [100, 101])
 async def test_neither_in_thousands_of_steps(folder: Path, seed: int) -> None:
-    await run(folder, seed, 60, lambda counts: counts["begun when forbidden"] > 1_000 and counts["allowed"] > 2_000)
+    async with fleet(folder) as running:
+        await run(running, seed, 60, thousands)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [200, 201])
+async def test_neither_in_thousands_of_steps_of_three_and_three(
+    folder: Path, postgres: PostgresServer, seed: int
+) -> None:
+    """One of the services hears no notifications."""
+    with postgres.database() as url:
+        async with fleet(folder, database_url=url, replicas=3, servers=3, deaf=frozenset({2})) as running:
+            await run(running, seed, 60, thousands)

@@ -1,14 +1,19 @@
-"""A link between two processes that a test can cut: a TCP proxy on loopback."""
+"""A link between two processes that a test can cut: a proxy, on loopback or between Unix sockets."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 _CHUNK = 65536
+
+Connect: TypeAlias = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 class Flow(Enum):
@@ -37,12 +42,15 @@ class _Direction:
 class FaultyLink:
     """Passes on what comes to its port to another one; made by `faulty_link`.
 
+    Args:
+        connect: opens a connection to the target.
+
     Attributes:
-        port: where to connect to instead.
+        port: where to connect to instead; 0 between Unix sockets.
     """
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
         self._there = _Direction()
         self._back = _Direction()
         self._connections: set[asyncio.Task[None]] = set()
@@ -69,7 +77,7 @@ class FaultyLink:
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            target_reader, target_writer = await self._connect()
         except OSError:
             writer.close()
             return
@@ -98,7 +106,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dire
 @asynccontextmanager
 async def faulty_link(target_port: int) -> AsyncIterator[FaultyLink]:
     """A link to a port of this machine's, which need not be there yet."""
-    link = FaultyLink(target_port)
+    link = FaultyLink(partial(asyncio.open_connection, "127.0.0.1", target_port))
     server = await asyncio.start_server(link.serve, "127.0.0.1", 0)
     link.port = server.sockets[0].getsockname()[1]
     try:
@@ -107,3 +115,19 @@ async def faulty_link(target_port: int) -> AsyncIterator[FaultyLink]:
         server.close()
         for connection in list(link._connections):
             connection.cancel()
+
+
+@asynccontextmanager
+async def faulty_socket(target: Path, path: Path) -> AsyncIterator[FaultyLink]:
+    """A link from one Unix socket to another.
+
+    Args:
+        path: where to connect to instead; made here, and short, since a Unix socket's path has a limit.
+    """
+    link = FaultyLink(partial(asyncio.open_unix_connection, str(target)))
+    server = await asyncio.start_unix_server(link.serve, str(path))
+    try:
+        yield link
+    finally:
+        server.close()
+        await link.heal()

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,22 @@ class PostgresRun:
             raise PostgresUnavailable(answer["problem"])
         return PostgresServer(Path(answer["socket_folder"]))
 
+    def restart(self) -> None:
+        """Restarts the server, whoever is connected. Returns when it answers again. Not for a server that is shared."""
+        server = self.server()
+        keeper = psutil.Process(int((self.folder / "keeper.pid").read_text()))
+        began = _start_time(server)
+        keeper.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            try:
+                if _start_time(server) != began:
+                    return
+            except psycopg.OperationalError:
+                continue
+        raise PostgresUnavailable("the server did not come back")
+
     def end(self) -> None:
         """Stops the server, if it runs, and removes everything. For the run's first process, once all others ended."""
         keeper = self.folder / "keeper.pid"
@@ -128,6 +145,11 @@ class PostgresRun:
                 said = (self.folder / "keeper.log").read_text(errors="replace").strip()[-1000:]
                 outcome.write_text(json.dumps({"problem": f"PostgreSQL of {binaries} did not start: {said}"}))
             time.sleep(0.02)
+
+
+def _start_time(server: PostgresServer) -> object:
+    with psycopg.connect(host=str(server.folder), user="postgres", dbname="postgres") as connection:
+        return connection.execute("SELECT pg_postmaster_start_time()").fetchone()
 
 
 def find_binaries() -> Path | None:

@@ -3,8 +3,8 @@
 python postgres_keeper.py BINARIES FOLDER OWNER
 
 Writes FOLDER/outcome.json once the server answers; if it cannot be started, exits with a status that is not 0 and the
-reason on stderr. On SIGTERM it ends the server; when the process OWNER is gone, even if that was killed, it removes
-FOLDER too, since OWNER cannot.
+reason on stderr. On SIGTERM it ends the server, on SIGUSR1 it restarts it; when the process OWNER is gone, even if that
+was killed, it removes FOLDER too, since OWNER cannot.
 """
 
 from __future__ import annotations
@@ -76,6 +76,16 @@ class Keeper:
         if os.geteuid() == 0:
             self._become_someone_else()
         self._initialize()
+        self._run()
+
+    def restart(self) -> None:
+        """Ends the server as an administrator would, who waits for nobody, and starts it again."""
+        if self.server is not None:
+            self.server.send_signal(signal.SIGINT)
+            self.server.wait(START_SECONDS)
+        self._run()
+
+    def _run(self) -> None:
         options = [option for name, value in SETTINGS.items() for option in ("-c", f"{name}={value}")]
         self.server = subprocess.Popen(
             [self.binaries / "postgres", "-D", self.data, "-k", self.sockets, *options], cwd="/", **self.account
@@ -141,13 +151,18 @@ class Keeper:
 
 def main() -> int:
     binaries, folder, owner = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    running = True
+    running, restarts = True, 0
+
+    def restart(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal restarts
+        restarts += 1
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         nonlocal running
         running = False
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR1, restart)
     # The process object knows when it was started, so that another one with the same id is not taken for it.
     run = psutil.Process(owner)
     keeper = Keeper(binaries, folder)
@@ -160,6 +175,9 @@ def main() -> int:
         publish(folder, {"socket_folder": str(keeper.sockets)})
         while running and run.is_running() and run.status() != psutil.STATUS_ZOMBIE:
             time.sleep(POLL_SECONDS)
+            if restarts:
+                restarts -= 1
+                keeper.restart()
     finally:
         keeper.end()
     if running:

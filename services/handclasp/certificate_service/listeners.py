@@ -22,6 +22,8 @@ from handclasp.serving.tls import ReloadingCredentials, TlsIdentity
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
+_LOOK_SECONDS = 60.0
+
 
 class ListenerCredentials:
     """Credentials of both listeners, kept up to date.
@@ -65,7 +67,11 @@ class ListenerCredentials:
     async def keep_certificate_fresh(self) -> None:
         """Renews the server certificate at two thirds of its life, until cancelled."""
         while True:
-            await asyncio.sleep(self._lifetime.total_seconds() * 2 / 3)
+            left = (self._renew_at - self._clock()).total_seconds()
+            if left > 0:
+                # By the clock on the wall: the event loop's stands still while the machine is suspended.
+                await asyncio.sleep(min(left, _LOOK_SECONDS))
+                continue
             self._identity = self._new_identity()
             self.one_way.replace(self._identity, None)
             # With the bundle as it was read last: a database that is down just now must not keep this from being done.
@@ -75,7 +81,9 @@ class ListenerCredentials:
     def _new_identity(self) -> TlsIdentity:
         key = generate_key("EC P-256")
         issuing = self._installation.issuing
+        now = self._clock()
+        self._renew_at = now + self._lifetime * 2 / 3
         leaf = issue_server_certificate(
-            issuing, names=self._names, public_key=key.public_key(), now=self._clock(), lifetime=self._lifetime
+            issuing, names=self._names, public_key=key.public_key(), now=now, lifetime=self._lifetime
         )
         return TlsIdentity(key_to_pem(key, None), certificate_pem(leaf, issuing.certificate).encode())

@@ -34,7 +34,7 @@ from handclasp.certificate_service.service import Service, open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import storage_error
 from handclasp.certificate_service.storage.faults import database_fault
-from handclasp.certificate_service.storage.migrate import SchemaTooNewError
+from handclasp.certificate_service.storage.migrate import OldVersionRunningError, SchemaTooNewError
 from handclasp.certificate_service.storage.requests import forget_requests
 from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificates.v1 import certificate_service_pb2
@@ -100,7 +100,7 @@ def start_errors() -> Iterator[None]:
     """Turns what keeps the service from starting, where that was foreseen, into StartError."""
     try:
         yield
-    except (DataFolderError, InstallationError, SchemaTooNewError, HandclaspError) as error:
+    except (DataFolderError, InstallationError, SchemaTooNewError, OldVersionRunningError, HandclaspError) as error:
         raise StartError(str(error)) from error
     except SQLAlchemyError as error:
         raise StartError(database_fault(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,14 @@ from handclasp.certificate_service.domain.visibility import Visible
 from handclasp.certificate_service.storage import migrations
 from handclasp.certificate_service.storage.certificates import find_certificate, hold_certificate, list_certificates
 from handclasp.certificate_service.storage.database import Database, open_database
-from handclasp.certificate_service.storage.migrate import SchemaTooNewError, migrate
+from handclasp.certificate_service.storage.migrate import (
+    OldVersionRunningError,
+    SchemaTooNewError,
+    _config,
+    migrate,
+)
 from handclasp.certificate_service.storage.schema import metadata
+from tests.support.postgres import PostgresServer
 
 
 async def test_they_make_what_the_schema_says(database: Database) -> None:
@@ -130,3 +137,65 @@ async def test_certificates_of_an_older_database_are_neither_on_hold_nor_renewed
         assert [(item.id, item.hold) for item in found] == [("c2", hold)]
     finally:
         await opened.close()
+
+
+async def at_the_first_revision_with_replicas(url: str) -> Database:
+    """A database as an older version left it, with the row of one of its processes."""
+    older = open_database(url)
+    async with older.writer.begin() as connection:
+        await connection.run_sync(_upgrade_to, "0002")
+        await connection.execute(
+            text(
+                "INSERT INTO replicas (id, lease_milliseconds, renewals, acknowledged, watchers)"
+                " VALUES ('old', 400, 0, 0, 0)"
+            )
+        )
+    return older
+
+
+def _upgrade_to(connection: Connection, revision: str) -> None:
+    command.upgrade(_config(connection), revision)
+
+
+async def renew_on(database: Database) -> None:
+    while True:
+        async with database.writer.begin() as connection:
+            await connection.execute(text("UPDATE replicas SET renewals = renewals + 1"))
+        await asyncio.sleep(0.1)
+
+
+async def test_while_an_older_version_runs_nothing_is_changed(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        older, newer = await at_the_first_revision_with_replicas(url), open_database(url)
+        running = asyncio.create_task(renew_on(older))
+        try:
+            with pytest.raises(OldVersionRunningError):
+                await migrate(newer)
+            async with older.writer.connect() as connection:
+                version = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
+            assert version == "0002"
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            await older.close()
+            await newer.close()
+
+
+async def test_what_an_older_version_left_behind_is_in_nobodys_way(database_url: str) -> None:
+    older = await at_the_first_revision_with_replicas(database_url)
+    await older.close()
+    newer = open_database(database_url)
+    try:
+        await migrate(newer)
+    finally:
+        await newer.close()
+
+
+async def test_two_that_start_at_once_migrate_once(postgres: PostgresServer) -> None:
+    with postgres.database() as url:
+        both = [open_database(url) for _ in range(2)]
+        try:
+            await asyncio.gather(*(migrate(one) for one in both))
+        finally:
+            for one in both:
+                await one.close()
