@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handclasp.authorization.v1 import authorization_service_pb2 as messages
@@ -443,3 +444,16 @@ async def test_leases_that_are_short_for_a_while_break_no_stream(tmp_path: Path)
         await until(lambda: bool(watches.streams) and len(watches.stream.pings) >= 4)
         assert len(watches.streams) == 1
         await shop.unary()
+
+
+async def test_an_outage_is_logged_once_and_not_each_second(shop: Shop) -> None:
+    await until(lambda: shop.party.ready)
+    with structlog.testing.capture_logs() as lines:
+        shop.watches.refusal = grpc.StatusCode.UNAVAILABLE
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: not shop.party.ready)
+        shop.watches.refusal = None
+        await until(lambda: shop.party.ready)
+    events = [line["event"] for line in lines if line["event"].startswith(("watch", "lease", "knowledge"))]
+    assert 1 <= events.count("watch_ended") <= 2
+    assert events[-2:] == ["lease_lost", "lease_held"]
