@@ -39,9 +39,13 @@ async def _presented(client: HandclaspClient, request: messages.RenewCertificate
     other = messages.RenewCertificateRequest()
     other.CopyFrom(request)
     other.name, other.request_id = _NOBODYS, ""
-    try:
-        return (await client.certificates.RenewCertificate(other)).renewed_from
-    except PermissionDenied as error:
-        if error.reason != Reason.NOT_THE_HOLDER or "certificate" not in error.metadata:
-            raise
-        return error.metadata["certificate"]
+
+    async def ask() -> str:
+        try:
+            return (await client.certificates.RenewCertificate(other)).renewed_from
+        except PermissionDenied as error:
+            if error.reason != Reason.NOT_THE_HOLDER or "certificate" not in error.metadata:
+                raise
+            return error.metadata["certificate"]
+
+    return await repeat_if_lost(ask)

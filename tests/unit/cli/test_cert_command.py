@@ -353,6 +353,16 @@ def test_renew_takes_a_certificate_of_its_own(
     assert not (out / "more").exists()
 
 
+@pytest.mark.parametrize("given", [(), ("c0",)])
+def test_a_lost_renewal_is_asked_for_again(
+    handclasp: Handclasp, small: Small, out: Path, given: tuple[str, ...]
+) -> None:
+    small.refuse["RenewCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+    assert handclasp("cert", "renew", *given, "--out", out).status == 0
+    assert len({seen.request.request_id for seen in small.seen if seen.request.name == "certificates/c0"}) == 1
+    assert are_a_pair(out)
+
+
 def test_renewing_what_one_does_not_hold(handclasp: Handclasp, out: Path) -> None:
     ran = handclasp("cert", "renew", "c7", "--out", out)
     assert (ran.status, ran.err) == (3, "NOT_THE_HOLDER: not yours\n")
