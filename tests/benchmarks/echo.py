@@ -34,7 +34,9 @@ def run_echo(connection: Connection, identity: EchoIdentity) -> None:
 async def _serve(connection: Connection, identity: EchoIdentity) -> None:
     limits = ServerLimits()
     server = grpc.aio.server(options=server_options(limits), maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs)
-    server.add_generic_rpc_handlers((echo_handlers(),))
+    service, _, name = METHOD.strip("/").partition("/")
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {name: grpc.unary_unary_rpc_method_handler(_echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     credentials = grpc.ssl_server_credentials(
         [(identity.key_pem, identity.certificate_pem)], identity.ca_pem, require_client_auth=True
     )
@@ -45,13 +47,6 @@ async def _serve(connection: Connection, identity: EchoIdentity) -> None:
         await asyncio.to_thread(connection.recv)
     except EOFError:
         await server.stop(None)
-
-
-def echo_handlers() -> grpc.GenericRpcHandler:
-    """The echo's one method."""
-    service, _, name = METHOD.strip("/").partition("/")
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {name: grpc.unary_unary_rpc_method_handler(_echo)}
-    return grpc.method_handlers_generic_handler(service, handlers)
 
 
 async def _echo(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:

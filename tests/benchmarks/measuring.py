@@ -19,7 +19,6 @@ from tests.benchmarks.echo import run_echo
 from tests.benchmarks.figures import Burst, Comparison
 from tests.benchmarks.filling import fill
 from tests.benchmarks.load import Calls, Failure, Loop, run_load
-from tests.benchmarks.relying import RelyingEcho, run_relying_echo
 from tests.benchmarks.services import SERVICES, running_services
 
 SIZES = (1_000, 100_000)
@@ -77,11 +76,8 @@ async def measure(
         for size in sizes:
             stored = await fill(database, size, lambda count: progress(f"{count:,} certificates on file"))
             async with running_services(folder, database_url) as services:
-                asks = RelyingEcho(cast.echo_identity, services.addresses["certificates_mtls"])
-                with _process(run_relying_echo, asks) as relying:
-                    relying_address = f"localhost:{await _answer(relying)}"
-                    things = workload.make_workload(services, cast, echo_address, relying_address, stored)
-                    comparisons = await _compare_all(things, partial(_progress_at, progress, size))
+                things = workload.make_workload(services, cast, echo_address, stored)
+                comparisons = await _compare_all(things, partial(_progress_at, progress, size))
                 memory = {service: services.resident_memory(service) for service in SERVICES}
             results.append(SizeResult(size, comparisons, memory))
     return results

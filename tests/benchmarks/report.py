@@ -16,8 +16,7 @@ MEGABYTE = 1_000_000
 
 _RATE_GOALS = {
     (workload.CHECK, workload.ECHO): Goal(at_least=0.3),
-    (workload.RELYING, workload.ECHO): Goal(at_least=0.9),
-    (workload.EXECUTE, workload.ECHO): Goal(at_least=0.6),
+    (workload.EXECUTE, workload.ECHO): Goal(at_least=0.15),
     (workload.ISSUE, workload.SIGNING): Goal(at_least=0.15),
 }
 _PAGE_GROWTH = Goal(at_most=2.0)

@@ -29,11 +29,10 @@ GET = "GetCertificate"
 LIST = "ListCertificates, pages of 100"
 LIST_OWN = "ListCertificates of one user, pages of 100"
 CHECK = "CheckPermission"
-RELYING = "echo of a relying party"
 EXECUTE = "ExecuteIntegration(echo)"
 ISSUE = "IssueCertificate from a CSR"
 
-MEASURED = (GET, LIST, LIST_OWN, CHECK, RELYING, EXECUTE, ISSUE)
+MEASURED = (GET, LIST, LIST_OWN, CHECK, EXECUTE, ISSUE)
 """In this order: the last one puts more certificates on file."""
 
 _PAGE_SIZE = 100
@@ -95,7 +94,7 @@ async def _new_user(client: HandclaspClient, user_id: str, profile: str, server_
 
 
 def make_workload(
-    services: RunningServices, cast: Cast, echo_address: str, relying_address: str, stored: Sequence[Stored]
+    services: RunningServices, cast: Cast, echo_address: str, stored: Sequence[Stored]
 ) -> dict[str, Calls | Loop]:
     """Everything that the load's process is to know how to do.
 
@@ -144,7 +143,6 @@ def make_workload(
                 for one in stored
             ],
         ),
-        RELYING: Calls(cast.server(relying_address, cast.caller), echo.METHOD, [leaf]),
         EXECUTE: Calls(
             cast.server(executions, cast.caller),
             _EXECUTE_METHOD,
