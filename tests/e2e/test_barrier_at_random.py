@@ -276,14 +276,18 @@ async def stage(folder: Path, seed: int) -> AsyncIterator[Stage]:
         yield it
 
 
-async def run(folder: Path, seed: int, seconds: float) -> Counter[str]:
+async def run(folder: Path, seed: int, seconds: float, enough: Callable[[Counter[str]], bool]) -> Counter[str]:
+    """Goes on for so long, and until enough has happened: on a busy machine that takes longer."""
     async with stage(folder, seed) as it:
         working = [
             *(asyncio.create_task(it.until_over(it.execute, 0.005)) for _ in range(CALLERS)),
             *(asyncio.create_task(it.until_over(it.change, 0.05)) for _ in range(CHANGERS)),
             asyncio.create_task(it.until_over(it.fault, 1.0)),
         ]
-        await asyncio.sleep(seconds)
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds or not enough(it.counts):
+            await asyncio.sleep(0.1)
+            assert time.monotonic() - begin < 10 * seconds, it.counts
         it.over = True
         await asyncio.gather(*working)
         assert it.violations == [], (seed, it.violations[:5], it.counts)
@@ -292,17 +296,13 @@ async def run(folder: Path, seed: int, seconds: float) -> Counter[str]:
         return it.counts
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_no_call_that_began_after_a_taking_away_is_allowed(folder: Path) -> None:
-    counts = await run(folder, 1, 12)
-    assert counts["begun when forbidden"] > 50
-    assert counts["allowed"] > 50
+    await run(folder, 1, 12, lambda counts: counts["begun when forbidden"] > 100 and counts["allowed"] > 100)
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(100, 103))
 async def test_neither_in_thousands_of_steps(folder: Path, seed: int) -> None:
-    counts = await run(folder, seed, 60)
-    assert counts["allowed"] + counts["refused"] > 2_000
-    assert counts["begun when forbidden"] > 500
+    await run(folder, seed, 60, lambda counts: counts["begun when forbidden"] > 1_000 and counts["allowed"] > 2_000)

@@ -156,7 +156,7 @@ def test_what_should_be_able_to_happen_happens(name: str, constants: dict[str, i
 @pytest.mark.campaign
 @pytest.mark.parametrize("part", SPARE)
 def test_the_law_holds_without_what_is_there_to_spare(part: str, tmp_path: Path) -> None:
-    result = search(tmp_path, SMALL, f"SPARE_{part}")
+    result = search(tmp_path, SMALL | {"PINGS": 1}, f"SPARE_{part}")
     assert result.errors == 0, result.output
     assert result.complete, result.output
 

@@ -29,6 +29,7 @@ SERVICES = [
     *certificate_service_pb2.DESCRIPTOR.services_by_name.values(),
 ]
 METHODS = sorted(f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods)
+STREAMS = ["/handclasp.authorization.v1.AuthorizationService/WatchAuthorization"]
 OPEN = [method for method, admission in ADMISSIONS.items() if admission is Admission.ANYBODY]
 # Not a message of any method: parsing it would fail, and must not be tried for those who are not admitted.
 GARBAGE = b"\xff\xff\xff"
@@ -43,9 +44,13 @@ class Caller:
 
     async def call(self, method: str, content: bytes = GARBAGE) -> HandclaspError | None:
         """The refusal, if there is one."""
-        unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
         try:
-            await unary(content, metadata=self._metadata, timeout=20)
+            if method in STREAMS:
+                stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
+                await stream(iter([content]), metadata=self._metadata, timeout=20).read()
+            else:
+                unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
+                await unary(content, metadata=self._metadata, timeout=20)
         except grpc.aio.AioRpcError as error:
             return from_rpc_error(error)
         return None

@@ -113,6 +113,7 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_DOUBLE: st.floats(),
     FieldDescriptor.TYPE_INT32: integers(32, signed=True),
     FieldDescriptor.TYPE_INT64: integers(64, signed=True),
+    FieldDescriptor.TYPE_FIXED64: integers(64, signed=False),
     FieldDescriptor.TYPE_ENUM: st.one_of(st.integers(0, 12), integers(32, signed=True)),
 }
 
@@ -201,9 +202,15 @@ async def answer(
     channel: grpc.aio.Channel, method: MethodDescriptor, request: Message | bytes, metadata: Any = None
 ) -> tuple[str, bytes]:
     """The reason of the refusal, or "" and the response. Any other end than those two fails."""
-    call: Any = channel.unary_unary(path(method))
     sent = request if isinstance(request, bytes) else request.SerializeToString()
     try:
+        if method.client_streaming:
+            streaming: Any = channel.stream_stream(path(method))
+            stream = streaming(iter([sent]), timeout=30, metadata=metadata)
+            first = await stream.read()
+            stream.cancel()
+            return "", first
+        call: Any = channel.unary_unary(path(method))
         return "", await call(sent, timeout=30, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         return reason_of(error), b""

@@ -59,15 +59,19 @@ class FaultyLink:
             connection.cancel()
         await self.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, as `asyncio.start_server` calls it."""
+        # In a task of its own: a handler of asyncio's that is cancelled is logged as a fault.
+        task = asyncio.create_task(self._pass_on(reader, writer))
         self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        await asyncio.wait({task})
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
             writer.close()
-            self._connections.discard(task)
             return
         try:
             await asyncio.wait(
@@ -78,7 +82,6 @@ class FaultyLink:
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            self._connections.discard(task)
             writer.close()
             target_writer.close()
 
@@ -96,7 +99,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dire
 async def faulty_link(target_port: int) -> AsyncIterator[FaultyLink]:
     """A link to a port of this machine's, which need not be there yet."""
     link = FaultyLink(target_port)
-    server = await asyncio.start_server(link._serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(link.serve, "127.0.0.1", 0)
     link.port = server.sockets[0].getsockname()[1]
     try:
         yield link

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -119,12 +119,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await self._guard(method, context, respond, request)
 
         # A unary request is parsed only after its sender is admitted, and here rather than in gRPC, which answers
-        # bytes that do not parse with INTERNAL.
+        # bytes that do not parse with INTERNAL. Requests of a stream are parsed by gRPC, for handlers that read them
+        # from the context; what does not parse becomes the refusal that is raised when it is their turn.
         serializer = handler.response_serializer
         if handler.request_streaming:
+            lenient = _lenient(self._bounded(handler.request_deserializer))
             if handler.response_streaming:
-                return grpc.stream_stream_rpc_method_handler(stream, handler.request_deserializer, serializer)
-            return grpc.stream_unary_rpc_method_handler(unary, handler.request_deserializer, serializer)
+                return grpc.stream_stream_rpc_method_handler(stream, lenient, serializer)
+            return grpc.stream_unary_rpc_method_handler(unary, lenient, serializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(stream, None, serializer)
         return grpc.unary_unary_rpc_method_handler(unary, None, serializer)
@@ -163,13 +165,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """What becomes of a request before the handler gets it; None for nothing."""
         parse = None if handler.request_streaming else self._bounded(handler.request_deserializer)
         authorize = self._authorize
-        if parse is None and authorize is None:
-            return None
         streaming = handler.request_streaming
+        if parse is None and authorize is None and not streaming:
+            return None
 
         async def prepare(request: Any) -> Any:
             if parse is not None:
                 request = _parsed(parse, request)
+            elif streaming:
+                request = _each(request)
             if authorize is not None:
                 await authorize(method, current_peer(), None if streaming else request)
             return request
@@ -250,6 +254,28 @@ def _parsed(parse: Parse, request: bytes) -> Any:
             Reason.REQUEST_MALFORMED,
             "the request is not a protobuf message of this method's type; generate the client from the same protos",
         ) from None
+
+
+def _lenient(parse: Parse | None) -> Parse | None:
+    """Parses a request of a stream, or returns the refusal of it."""
+    if parse is None:
+        return None
+
+    def lenient(request: bytes) -> Any:
+        try:
+            return _parsed(parse, request)
+        except InvalidArgument as refusal:
+            return refusal
+
+    return lenient
+
+
+async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream. Raises the refusal of one that cannot be parsed."""
+    async for request in requests:
+        if isinstance(request, InvalidArgument):
+            raise request
+        yield request
 
 
 def _not_implemented() -> Unimplemented:

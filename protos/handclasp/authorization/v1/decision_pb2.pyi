@@ -125,7 +125,9 @@ class Decision(_message.Message):
     resource: _builtins.str
     """The resource that was asked about."""
     revision: _builtins.int
-    """The revision that it was made at: it takes into account every change up to this one, and perhaps later ones."""
+    """The revision that it was made at: it takes into account every change up to this one, and perhaps later ones. Not kept
+    with denials on record.
+    """
     @_builtins.property
     def decide_time(self) -> _timestamp_pb2.Timestamp:
         """When it was decided."""

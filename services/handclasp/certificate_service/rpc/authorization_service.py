@@ -71,6 +71,8 @@ async def _listen(requests: Requests, watch: Watch) -> None:
                     fault = "on a watch that has begun, only pings and acknowledgements are taken; send those"
                     watch.end(InvalidArgument(Reason.REQUEST_MALFORMED, fault))
                     return
+    except InvalidArgument as refusal:
+        watch.end(refusal)
     finally:
         # Also if the stream broke, which the end of the call says by itself.
         watch.end()
