@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2
@@ -28,7 +29,8 @@ from handclasp.certificates.v1.certificate_service_pb2_grpc import (
     CertificateServiceServicer,
     add_CertificateServiceServicer_to_server,
 )
-from handclasp.errors import HandclaspError
+from handclasp.errors import HandclaspError, PermissionDenied
+from handclasp.errors import Reason as ErrorReason
 from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integration_execution.main import serve
 from handclasp.integration_execution.settings import ExecutionSettings
@@ -134,6 +136,14 @@ class ScriptedCertificateService(CertificateServiceServicer):
     async def RenewCertificate(  # noqa: N802
         self, request: messages.RenewCertificateRequest, context: Any
     ) -> certificate_pb2.Certificate:
+        presented = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
+        name = certificate_name(presented.public_bytes(Encoding.DER))
+        if request.name != name:
+            refused = PermissionDenied(
+                ErrorReason.NOT_THE_HOLDER, "another is presented", metadata={"certificate": name}
+            )
+            trailer = ((DETAILS_KEY, status_details(refused)),)
+            await context.abort(status_code(refused), refused.message, trailing_metadata=trailer)
         self.renewals.append(request)
         if self.renewal_failure is not None:
             await context.abort(self.renewal_failure, "told not to renew")

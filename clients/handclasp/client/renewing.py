@@ -9,10 +9,10 @@ from handclasp.certificates.v1.certificate_pb2 import Certificate
 from handclasp.client.client import HandclaspClient
 from handclasp.client.names import CERTIFICATES, resource_name
 from handclasp.client.retries import repeat_if_lost
-from handclasp.errors import PermissionDenied, Reason
+from handclasp.errors import HandclaspError, PermissionDenied, Reason
 
-# Looks like an id, and is none: the first part of an id is the time when it was made.
-_NOBODYS = resource_name(CERTIFICATES, "0" * 26)
+NOBODYS = resource_name(CERTIFICATES, "0" * 26)
+"""Looks like the name of a certificate, and is none: the first part of an id is the time when it was made."""
 
 
 async def renew(client: HandclaspClient, request: messages.RenewCertificateRequest) -> Certificate:
@@ -38,14 +38,20 @@ async def _presented(client: HandclaspClient, request: messages.RenewCertificate
     """
     other = messages.RenewCertificateRequest()
     other.CopyFrom(request)
-    other.name, other.request_id = _NOBODYS, ""
+    other.name, other.request_id = NOBODYS, ""
 
     async def ask() -> str:
         try:
             return (await client.certificates.RenewCertificate(other)).renewed_from
         except PermissionDenied as error:
-            if error.reason != Reason.NOT_THE_HOLDER or "certificate" not in error.metadata:
+            name = named_instead(error)
+            if name is None:
                 raise
-            return error.metadata["certificate"]
+            return name
 
     return await repeat_if_lost(ask)
+
+
+def named_instead(error: HandclaspError) -> str | None:
+    """The certificate that is presented, in the refusal of a renewal of another one."""
+    return error.metadata.get("certificate") if error.reason == Reason.NOT_THE_HOLDER else None
