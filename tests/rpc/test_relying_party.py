@@ -19,7 +19,7 @@ from handclasp.authorization.v1 import decision_pb2
 from handclasp.errors import PermissionDenied, Unauthenticated, Unavailable
 from handclasp.relying_party import Options
 from tests.rpc.execution_harness import PROFILE, USER, certificate_name, until
-from tests.rpc.party_lab import SERVICE, Shop, refusal, running_shop
+from tests.rpc.party_lab import SERVICE, DyingLink, Shop, refusal, running_shop
 from tests.rpc.scripted_watch import (
     ALTERED,
     CREDENTIALS,
@@ -395,15 +395,28 @@ async def test_pings_and_the_start_acknowledge_too(shop: Shop) -> None:
     await until(lambda: shop.watches.stream.pings[-1].acknowledged_revision == revision)
 
 
-async def test_who_is_refused_has_no_lease_from_then_on(shop: Shop) -> None:
-    await shop.unary()
-    shop.watches.refusal = grpc.StatusCode.PERMISSION_DENIED
-    shop.watches.stream.end(grpc.StatusCode.PERMISSION_DENIED)
-    await until(lease_ends(shop))
-    assert type(await refusal(shop.unary())) is Unavailable
-    shop.watches.refusal = None
-    await until(lambda: shop.party.ready)
-    await shop.unary()
+async def test_who_is_refused_has_no_lease_from_then_on(tmp_path: Path) -> None:
+    # It would run for an hour.
+    async with running_shop(tmp_path, watches=ScriptedWatches(lease=3600)) as shop:
+        await shop.unary()
+        shop.watches.refusal = grpc.StatusCode.PERMISSION_DENIED
+        shop.watches.stream.end(grpc.StatusCode.PERMISSION_DENIED)
+        await until(lease_ends(shop))
+        assert type(await refusal(shop.unary())) is Unavailable
+        shop.watches.refusal = None
+        await until(lambda: shop.party.ready)
+        await shop.unary()
+
+
+async def test_a_connection_that_died_without_a_word_is_replaced(tmp_path: Path, short: ScriptedWatches) -> None:
+    link = DyingLink()
+    async with running_shop(tmp_path, watches=short, link=link) as shop:
+        await shop.unary()
+        assert link.connections == 1
+        link.kill()
+        # Its end is not seen for minutes, and calls over it would be, one after the other, without an answer.
+        await until(lambda: link.connections == 2 and len(short.streams) == 2 and shop.party.ready)
+        assert await shop.unary("About", b"7")
 
 
 async def test_lists_are_filtered_from_memory_where_that_is_safe(shop: Shop) -> None:
