@@ -12,8 +12,7 @@ from cryptography import x509
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.client.csr import KeyAndRequest, make_key_and_request
-from handclasp.client.renewing import NOBODYS, named_instead
-from handclasp.errors.status import from_rpc_error
+from handclasp.client.renewing import PRESENTED
 from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.faults import described
 from handclasp.relying_party.identity_files import IdentityFiles
@@ -133,25 +132,12 @@ class IdentityRenewal:
         if self._open is None:
             self._open = (await asyncio.to_thread(make_key_and_request), str(uuid.uuid4()))
         made, request_id = self._open
-        request = messages.RenewCertificateRequest(csr_pem=made.csr_pem.decode(), request_id=request_id)
-        request.name = await self._presented(request)
+        request = messages.RenewCertificateRequest(name=PRESENTED, csr_pem=made.csr_pem.decode(), request_id=request_id)
         renewed = await self._link.certificates.RenewCertificate(request, timeout=self._timeout)
         self._open = None
         identity = TlsIdentity(made.key_pem, renewed.pem.encode())
         identity.check()
         return identity
-
-    async def _presented(self, request: messages.RenewCertificateRequest) -> str:
-        """The name of the certificate that is presented: the service says it to whoever names another one."""
-        other = messages.RenewCertificateRequest(name=NOBODYS, csr_pem=request.csr_pem)
-        try:
-            await self._link.certificates.RenewCertificate(other, timeout=self._timeout)
-        except grpc.aio.AioRpcError as error:
-            name = named_instead(from_rpc_error(error))
-            if name is None:
-                raise
-            return name
-        raise TlsMaterialError("the service renewed a certificate that is nobody's; check its version")
 
     async def _switch(self, identity: TlsIdentity) -> None:
         """Goes over to a connection with the new identity, as soon as there is one. The old one works meanwhile."""
