@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2
@@ -134,6 +135,9 @@ class ScriptedCertificateService(CertificateServiceServicer):
     async def RenewCertificate(  # noqa: N802
         self, request: messages.RenewCertificateRequest, context: Any
     ) -> certificate_pb2.Certificate:
+        presented = x509.load_pem_x509_certificate(context.auth_context()["x509_pem_cert"][0])
+        name = certificate_name(presented.public_bytes(Encoding.DER))
+        assert request.name in {"certificates/-", name}
         self.renewals.append(request)
         if self.renewal_failure is not None:
             await context.abort(self.renewal_failure, "told not to renew")

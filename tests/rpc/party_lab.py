@@ -170,6 +170,40 @@ class Shop:
         return len(self.service.checked)
 
 
+class DyingLink:
+    """Passes bytes on to another port. Connections that are open can be made to swallow them, without a word."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._dead = 0
+        self._server: asyncio.Server | None = None
+
+    async def open(self, target: int) -> int:
+        """Returns the port to connect to instead."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            number = self.connections
+            there, back = await asyncio.open_connection("127.0.0.1", target)
+            pumps = (self._pump(reader, back, number), self._pump(there, writer, number))
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def kill(self) -> None:
+        """Nothing comes through any connection that is open now. New ones work."""
+        self._dead = self.connections
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+        while data := await reader.read(65536):
+            if number > self._dead:
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
 @asynccontextmanager
 async def running_shop(
     folder: Path,
@@ -177,12 +211,12 @@ async def running_shop(
     watches: ScriptedWatches | None = None,
     options: Options | None = None,
     arrange: Callable[[ScriptedCertificateService], None] | None = None,
-    lifetime: Any = None,
+    link: DyingLink | None = None,
 ) -> AsyncIterator[Shop]:
-    """The server, with alice allowed everything. `lifetime` is that of its own certificate, in a pair from and to."""
+    """The server, with alice allowed everything. With a `link` it reaches the certificate service through that."""
     ca = OutsideCA("Test CA")
     alice = ca.issue("alice")
-    own = server_leaf(ca, "orders") if lifetime is None else server_leaf(ca, "orders", lifetime)
+    own = server_leaf(ca, "orders")
     (folder / "ca.pem").write_text(ca.pem)
     (folder / "cert.pem").write_text(own.pem)
     write_secret(folder / "key.pem", own.key_pem.encode())
@@ -192,7 +226,7 @@ async def running_shop(
         if arrange is not None:
             arrange(service)
         party = RelyingParty(
-            f"localhost:{service_port}",
+            f"localhost:{service_port if link is None else await link.open(service_port)}",
             ca_file=folder / "ca.pem",
             certificate=folder / "cert.pem",
             key=folder / "key.pem",

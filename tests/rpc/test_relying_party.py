@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handclasp.authorization.v1 import authorization_service_pb2 as messages
@@ -18,7 +20,7 @@ from handclasp.authorization.v1 import decision_pb2
 from handclasp.errors import PermissionDenied, Unauthenticated, Unavailable
 from handclasp.relying_party import Options
 from tests.rpc.execution_harness import PROFILE, USER, certificate_name, until
-from tests.rpc.party_lab import SERVICE, Shop, refusal, running_shop
+from tests.rpc.party_lab import SERVICE, DyingLink, Shop, refusal, running_shop
 from tests.rpc.scripted_watch import (
     ALTERED,
     CREDENTIALS,
@@ -394,15 +396,30 @@ async def test_pings_and_the_start_acknowledge_too(shop: Shop) -> None:
     await until(lambda: shop.watches.stream.pings[-1].acknowledged_revision == revision)
 
 
-async def test_who_is_refused_has_no_lease_from_then_on(shop: Shop) -> None:
-    await shop.unary()
-    shop.watches.refusal = grpc.StatusCode.PERMISSION_DENIED
-    shop.watches.stream.end(grpc.StatusCode.PERMISSION_DENIED)
-    await until(lease_ends(shop))
-    assert type(await refusal(shop.unary())) is Unavailable
-    shop.watches.refusal = None
-    await until(lambda: shop.party.ready)
-    await shop.unary()
+async def test_who_is_refused_has_no_lease_from_then_on(tmp_path: Path) -> None:
+    # It would run for an hour.
+    async with running_shop(tmp_path, watches=ScriptedWatches(lease=3600)) as shop:
+        await shop.unary()
+        shop.watches.refusal = grpc.StatusCode.PERMISSION_DENIED
+        shop.watches.stream.end(grpc.StatusCode.PERMISSION_DENIED)
+        await until(lease_ends(shop))
+        assert type(await refusal(shop.unary())) is Unavailable
+        shop.watches.refusal = None
+        await until(lambda: shop.party.ready)
+        await shop.unary()
+
+
+async def test_a_connection_that_died_without_a_word_is_replaced(tmp_path: Path, short: ScriptedWatches) -> None:
+    link = DyingLink()
+    async with running_shop(tmp_path, watches=short, link=link) as shop:
+        await shop.unary()
+        assert link.connections == 1
+        link.kill()
+        since = time.monotonic()
+        await until(lambda: link.connections == 2 and len(short.streams) == 2 and shop.party.ready)
+        # gRPC itself would have taken ten seconds with this server, and minutes with others.
+        assert time.monotonic() - since < 6
+        assert await shop.unary("About", b"7")
 
 
 async def test_lists_are_filtered_from_memory_where_that_is_safe(shop: Shop) -> None:
@@ -443,3 +460,16 @@ async def test_leases_that_are_short_for_a_while_break_no_stream(tmp_path: Path)
         await until(lambda: bool(watches.streams) and len(watches.stream.pings) >= 4)
         assert len(watches.streams) == 1
         await shop.unary()
+
+
+async def test_an_outage_is_logged_once_and_not_each_second(shop: Shop) -> None:
+    await until(lambda: shop.party.ready)
+    with structlog.testing.capture_logs() as lines:
+        shop.watches.refusal = grpc.StatusCode.UNAVAILABLE
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: not shop.party.ready)
+        shop.watches.refusal = None
+        await until(lambda: shop.party.ready)
+    events = [line["event"] for line in lines if line["event"].startswith(("watch", "lease", "knowledge"))]
+    assert 1 <= events.count("watch_ended") <= 2
+    assert events[-2:] == ["lease_lost", "lease_held"]

@@ -147,7 +147,11 @@ async def test_only_the_one_that_is_presented(installation: Installation) -> Non
             )
             answers.append((error.message, error.metadata))
         assert answers[0] == answers[1], "nothing tells one that is there from one that is not"
-        assert error.metadata["certificate"] == identity.name
+        assert identity.name in error.message
+        # Whoever does not know its name.
+        successor = await client.certificates.RenewCertificate(request("certificates/-"))
+        assert successor.renewed_from == identity.name
+        before = await counts(database)
         for name, kind, reason in (
             ("certificates/x", NotFound, "CERTIFICATE_NOT_FOUND"),
             ("users/admin", InvalidArgument, "FIELD_INVALID"),

@@ -9,10 +9,9 @@ from handclasp.certificates.v1.certificate_pb2 import Certificate
 from handclasp.client.client import HandclaspClient
 from handclasp.client.names import CERTIFICATES, resource_name
 from handclasp.client.retries import repeat_if_lost
-from handclasp.errors import PermissionDenied, Reason
 
-# Looks like an id, and is none: the first part of an id is the time when it was made.
-_NOBODYS = resource_name(CERTIFICATES, "0" * 26)
+PRESENTED = resource_name(CERTIFICATES, "-")
+"""Stands for the certificate that the caller presents, whose name its holder may not be allowed to look up."""
 
 
 async def renew(client: HandclaspClient, request: messages.RenewCertificateRequest) -> Certificate:
@@ -26,26 +25,6 @@ async def renew(client: HandclaspClient, request: messages.RenewCertificateReque
         HandclaspError: as CertificateService.RenewCertificate. After reason CONNECTION_LOST or DEADLINE_EXCEEDED a
             certificate may have been issued.
     """
-    request.name = request.name or await _presented(client, request)
+    request.name = request.name or PRESENTED
     request.request_id = request.request_id or str(uuid.uuid4())
     return await repeat_if_lost(lambda: client.certificates.RenewCertificate(request))
-
-
-async def _presented(client: HandclaspClient, request: messages.RenewCertificateRequest) -> str:
-    """The name of the certificate that the client presents, which its holder may not be allowed to list.
-
-    The service says it to whoever names another one.
-    """
-    other = messages.RenewCertificateRequest()
-    other.CopyFrom(request)
-    other.name, other.request_id = _NOBODYS, ""
-
-    async def ask() -> str:
-        try:
-            return (await client.certificates.RenewCertificate(other)).renewed_from
-        except PermissionDenied as error:
-            if error.reason != Reason.NOT_THE_HOLDER or "certificate" not in error.metadata:
-                raise
-            return error.metadata["certificate"]
-
-    return await repeat_if_lost(ask)

@@ -45,7 +45,6 @@ class Options:
         max_names: of how many names the last change is kept.
         renew_identity: whether the own certificate is renewed while the process runs, and its files replaced.
         renewal: when.
-        asked_about: a resource that this relying party may ask about; only for the renewal.
         lease_clock, wall_clock: for tests.
     """
 
@@ -56,7 +55,6 @@ class Options:
     max_names: int = MAX_NAMES
     renew_identity: bool = True
     renewal: RenewalTimes = field(default_factory=RenewalTimes)
-    asked_about: str = "integrations/-"
     lease_clock: Clock = lease_clock
     wall_clock: Clock = wall_clock
 
@@ -181,7 +179,6 @@ class RelyingParty:
             self._files,
             wall_clock=options.wall_clock,
             times=options.renewal,
-            asked_about=options.asked_about,
             timeout=options.decision_timeout,
         )
         self._run_in_background(stack, watch.run(), "watch")

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import grpc
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from handclasp.authorization.v1 import permission_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.client.csr import KeyAndRequest, make_key_and_request
+from handclasp.client.renewing import PRESENTED
 from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.faults import described
 from handclasp.relying_party.identity_files import IdentityFiles
@@ -63,7 +62,6 @@ class IdentityRenewal:
 
     Args:
         files: where the identity is kept. If it cannot be written, it is used all the same.
-        asked_about: a resource that this relying party may ask about; its own certificate's name is learnt by that.
         timeout: in seconds, for one call.
     """
 
@@ -76,7 +74,6 @@ class IdentityRenewal:
         *,
         wall_clock: Clock,
         times: RenewalTimes,
-        asked_about: str,
         timeout: float,
     ) -> None:
         self._link = link
@@ -85,7 +82,6 @@ class IdentityRenewal:
         self._files = files
         self._wall_clock = wall_clock
         self._times = times
-        self._asked_about = asked_about
         self._timeout = timeout
         self._identity = link.identity
         self._open: tuple[KeyAndRequest, str] | None = None
@@ -136,24 +132,12 @@ class IdentityRenewal:
         if self._open is None:
             self._open = (await asyncio.to_thread(make_key_and_request), str(uuid.uuid4()))
         made, request_id = self._open
-        request = messages.RenewCertificateRequest(
-            name=await self._own_name(), csr_pem=made.csr_pem.decode(), request_id=request_id
-        )
+        request = messages.RenewCertificateRequest(name=PRESENTED, csr_pem=made.csr_pem.decode(), request_id=request_id)
         renewed = await self._link.certificates.RenewCertificate(request, timeout=self._timeout)
         self._open = None
         identity = TlsIdentity(made.key_pem, renewed.pem.encode())
         identity.check()
         return identity
-
-    async def _own_name(self) -> str:
-        """The name of the certificate that is in use: the service says it in each decision about its holder."""
-        request = messages.CheckPermissionRequest(
-            peer_certificate=_leaf(self._identity).public_bytes(Encoding.DER),
-            permission=permission_pb2.PERMISSION_AUTHORIZE_PEERS,
-            resource=self._asked_about,
-        )
-        decision = await self._link.certificates.CheckPermission(request, timeout=self._timeout)
-        return decision.certificate
 
     async def _switch(self, identity: TlsIdentity) -> None:
         """Goes over to a connection with the new identity, as soon as there is one. The old one works meanwhile."""

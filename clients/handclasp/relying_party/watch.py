@@ -29,6 +29,9 @@ is opened again at once."""
 WELCOME_TIMEOUT = 5.0
 """Seconds until a stream is welcomed, connecting included."""
 
+LOG_INTERVAL = 60.0
+"""Seconds until a fault that stays the same is logged again."""
+
 _SHORTEST_PING_INTERVAL = 0.01  # seconds; a service that says nought must not have us do nothing else
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -70,6 +73,7 @@ class Watch:
         self._had_lease = False
         self._good = False
         self._stream: asyncio.Task[None] | None = None
+        self._logged, self._logged_at = "", 0.0
         self.lease = 0.0
         """How long leases mostly are, in seconds, as the stream's welcome said. 0 before there was one."""
 
@@ -229,6 +233,14 @@ class Watch:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # The stream is over; whoever reads from it sees why.
 
+    def _is_news(self, fault: str) -> bool:
+        """Whether to log a fault: during an outage it would be the same one each second."""
+        now = asyncio.get_running_loop().time()
+        if fault == self._logged and now < self._logged_at + LOG_INTERVAL and not self._good:
+            return False
+        self._logged, self._logged_at = fault, now
+        return True
+
     def _heed_end(self, stream: asyncio.Task[None]) -> float:
         """Logs why a stream ended, and does what follows. Returns how many seconds to wait at least."""
         if stream.cancelled():
@@ -239,13 +251,16 @@ class Watch:
             return 0.0
         if isinstance(error, grpc.aio.AioRpcError) and error.code() in OWN_IDENTITY_REFUSED:
             self._knowledge.end_lease()
-            log_refused_identity(error)
+            if self._is_news(error.code().name):
+                log_refused_identity(error)
             return LAST_RETRY
         if isinstance(error, TimeoutError):
-            _LOG.warning("watch_quiet", hint="the connection to the certificate service is given up for another one")
             self._link.reconnect()
+            if self._is_news("quiet"):
+                _LOG.warning("watch_quiet", hint="the connection to the certificate service is given up for another")
         elif isinstance(error, grpc.aio.AioRpcError):
-            _LOG.log(20 if self._good else 30, "watch_ended", fault=described(error))
+            if self._is_news(error.code().name):
+                _LOG.warning("watch_ended", fault=described(error), hint="it is opened again")
         elif error is not None:
             _LOG.error("watch_failed", exc_info=error)
         return 0.0

@@ -66,12 +66,9 @@ def read_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
     Raises:
         Unauthenticated: CREDENTIALS_MALFORMED, if there is an `authorization` header that is not Basic.
     """
-    leaf = next(iter(context.auth_context().get(_LEAF_KEY, ())), None)
-    return Peer(
-        address=_address(context.peer()),
-        certificate_der=None if leaf is None else _der(leaf),
-        credentials=_basic_credentials(context),
-    )
+    leaves = context.auth_context().get(_LEAF_KEY)
+    der = _der(next(iter(leaves))) if leaves else None
+    return Peer(_address(context.peer()), der, _basic_credentials(context))
 
 
 def _der(pem: bytes) -> bytes:
@@ -93,6 +90,7 @@ def _cached_fingerprint(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+@functools.lru_cache(maxsize=1024)
 def _address(peer: str) -> str:
     """The IP address in gRPC's name of a peer: `ipv4:192.0.2.1:4711` or `ipv6:%5B2001:db8::1%5D:4711`."""
     scheme, _, rest = peer.partition(":")

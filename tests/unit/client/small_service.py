@@ -243,13 +243,13 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
     async def RenewCertificate(self, request: messages.RenewCertificateRequest, context: Context) -> Certificate:  # noqa: N802
         await self._small.note("RenewCertificate", request, context)
         presented = f"certificates/{self._small.presented}"
-        if request.name != presented:
-            refusal = PermissionDenied(Reason.NOT_THE_HOLDER, "not yours", metadata={"certificate": presented})
+        if request.name not in {"certificates/-", presented}:
+            refusal = PermissionDenied(Reason.NOT_THE_HOLDER, "not yours")
             trailer = ((DETAILS_KEY, status_details(refusal)),)
             await context.abort(status_code(refusal), refusal.message, trailing_metadata=trailer)
         leaf = _sign(self._small.issuing, "alice", x509.load_pem_x509_csr(request.csr_pem.encode()))
         described = self._small.described("users/alice", leaf)
-        described.renewed_from = request.name
+        described.renewed_from = presented
         return described
 
     async def AddTrustAnchor(self, request: messages.AddTrustAnchorRequest, context: Context) -> TrustAnchor:  # noqa: N802

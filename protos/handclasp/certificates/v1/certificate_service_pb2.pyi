@@ -576,7 +576,7 @@ class RenewCertificateRequest(_message.Message):
     LIFETIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`certificates/{certificate}` that the caller presents."""
+    """`certificates/{certificate}` that the caller presents; `certificates/-` stands for it, whichever it is."""
     csr_pem: _builtins.str
     """A PKCS #10 certificate signing request (RFC 2986) as PEM. At most 64 KiB."""
     csr_der: _builtins.bytes

@@ -61,6 +61,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAXIMUM_RESOURCES = 100
 _MAXIMUM_LEAF = 64 * 1024
 _MAXIMUM_ADDRESS = 64
+_PRESENTED = "certificates/-"
 
 _KEY_KINDS: dict[int, KeyKind] = {
     pb.KEY_ALGORITHM_UNSPECIFIED: "EC P-256",
@@ -230,7 +231,7 @@ class CertificateService(CertificateServiceServicer):
         successor = await self._do.renew.renew(
             the_caller(),
             RenewRequest(
-                certificate_id=parse_certificate_name(request.name),
+                certificate_id=None if request.name == _PRESENTED else parse_certificate_name(request.name),
                 csr_pem=request.csr_pem if source == "csr_pem" else None,
                 csr_der=request.csr_der if source == "csr_der" else None,
                 lifetime=to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None,

@@ -26,11 +26,12 @@ class RenewRequest:
     """What to renew, and for which key.
 
     Attributes:
+        certificate_id: None for the one that the caller presents.
         lifetime: that of the renewed one if None, or the longest allowed if that is shorter.
         identity: set if a retry is to return the same certificate.
     """
 
-    certificate_id: str
+    certificate_id: str | None
     csr_pem: str | None = None
     csr_der: bytes | None = None
     lifetime: timedelta | None = None
@@ -52,8 +53,9 @@ class RenewCertificate:
             PermissionDenied: NOT_THE_HOLDER.
             InvalidArgument, NotFound, FailedPrecondition, AlreadyExists
         """
-        _require_holder(caller, request.certificate_id)
-        renewed = await self._database.query(lambda snapshot: _find(snapshot, request.certificate_id))
+        if request.certificate_id not in {None, caller.certificate_id}:
+            raise _not_the_holder(caller)
+        renewed = await self._database.query(lambda snapshot: _find(snapshot, caller.certificate_id))
         if renewed.origin is Origin.UPLOADED:
             raise FailedPrecondition(
                 Reason.CERTIFICATE_UPLOADED,
@@ -91,15 +93,11 @@ async def _find(snapshot: Snapshot, certificate_id: str) -> Certificate:
     return found
 
 
-def _require_holder(caller: Caller, certificate_id: str) -> None:
-    if caller.certificate_id == certificate_id:
-        return
+def _not_the_holder(caller: Caller) -> PermissionDenied:
     own = certificate_name(caller.certificate_id)
-    raise PermissionDenied(
+    return PermissionDenied(
         Reason.NOT_THE_HOLDER,
         f"a certificate is renewed by whoever presents it, and you present {own}; name that one, or present the other",
-        # For holders who may not list their certificates, and so would not know the name.
-        metadata={"certificate": own},
     )
 
 
