@@ -74,7 +74,8 @@ class Transaction(Snapshot):
     async def alone(self) -> None:
         """From here on nobody else commits a change, in whatever process, until this is over.
 
-        For a check that looks at more than what is to be changed, and is followed by `touch`: the last administrator.
+        Before whatever is read and then changed by it, so that no other process changes it in between; and first of all, so
+        that two processes do not wait for each other.
         """
         await lock_head(self._connection)
 

@@ -51,12 +51,6 @@ async def renew_replica(transaction: Transaction, replica_id: str, *, acknowledg
     return done.one_or_none() is not None
 
 
-async def acknowledge_as_replica(transaction: Transaction, replica_id: str, revision: int) -> None:
-    """Says that nobody who watches that process acts any more on what was so before that revision."""
-    mine = (replicas.c.id == replica_id, replicas.c.acknowledged < revision)
-    await transaction.execute(update(replicas).where(*mine).values(acknowledged=revision))
-
-
 async def forget_replica(transaction: Transaction, replica: Replica) -> None:
     """Deletes the row, unless it was renewed since it was read."""
     same = (replicas.c.id == replica.id, replicas.c.renewals == replica.renewals)

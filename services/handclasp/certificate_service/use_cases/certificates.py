@@ -109,6 +109,7 @@ class Certificates:
         revocation = Revocation(self._clock(), reason, caller.user_id)
 
         async def work(transaction: Transaction) -> tuple[Certificate, int]:
+            await transaction.alone()
             await self._find(transaction, caller, certificate_id)
             count = await revoke_certificate(transaction, certificate_id, revocation)
             if count:
@@ -187,6 +188,7 @@ class Certificates:
         revocation = Revocation(self._clock(), reason, caller.user_id)
 
         async def work(transaction: Transaction) -> int:
+            await transaction.alone()
             if await find_user(transaction, user_id) is None:
                 raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
             count = await revoke_certificates_of(transaction, user_id, revocation)

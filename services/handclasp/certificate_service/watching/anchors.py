@@ -50,6 +50,15 @@ class AnchorsFollower:
         finally:
             stop()
 
+    def settled_up_to(self, head: int) -> int:
+        """The revision up to which the listeners heed all anchors.
+
+        Args:
+            head: the last revision that is published.
+        """
+        self._look()
+        return head if self._wanted <= self._done else min(head, self._wanted - 1)
+
     async def settle(self, revision: int) -> Settled:
         """Returns once the listeners heed all anchors up to that revision, which is published."""
         self._look()

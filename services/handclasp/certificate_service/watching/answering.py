@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import SETTLED
-from handclasp.certificate_service.storage.replicas import acknowledge_as_replica
 from handclasp.certificate_service.watching.barrier import Answers
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Settled
@@ -21,10 +19,7 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 
 class BarrierAnswers:
-    """Settles, with those who watch here, the revisions that others wait for, and says so.
-
-    Whoever asks is not answered for what it asked alone: one answer for the newest revision is one for all before.
-    """
+    """Settles, with those who watch here, the revisions that others wait for, and says so."""
 
     def __init__(self, database: Database, feed: ChangeFeed, own: ReplicaLease, sources: Sequence[Answers]) -> None:
         self._database = database
@@ -53,11 +48,9 @@ class BarrierAnswers:
         try:
             await self._feed.reached(revision)
             settled = sum(await asyncio.gather(*(one.settle(revision) for one in self._sources)), Settled())
-            # The row for those who hear nothing, the notification for all others.
-            work = partial(acknowledge_as_replica, replica_id=self._own.id, revision=revision)
+            # Those who hear nothing read as much in this process's row, with its next renewal.
             said = f"{self._own.id}:{revision}:{settled.acknowledged}:{settled.ended}"
             await self._database.say(SETTLED, said)
-            await self._database.write(work)
         except SQLAlchemyError as error:
             # Whoever waits does so until this process's lease is over, or reads its next renewal.
             _LOG.warning("barrier_not_answered", revision=revision, error=type(error).__name__)

@@ -68,10 +68,10 @@ async def coordinate(
     database.tell(feed)
     await feed.open()
     leases = Leases(clock, maximum=maximum_watchers)
-    replica = ReplicaLease(database, feed, leases, clock, seconds=lease, alone=not database.shared)
+    anchors = AnchorsFollower(feed, reload_anchors, patience=lease)
+    replica = ReplicaLease(database, feed, leases, clock, seconds=lease, alone=not database.shared, also=[anchors])
     others = OtherReplicas(database, replica, clock)
     await others.look()
-    anchors = AnchorsFollower(feed, reload_anchors, patience=lease)
     answers = BarrierAnswers(database, feed, replica, [leases, anchors])
     listener = None
     if database.shared and notifications:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,6 +26,13 @@ _LOG = structlog.stdlib.get_logger(__name__)
 _RENEWALS_IN_A_LEASE = 4
 
 
+class Settles(Protocol):
+    """Whoever knows up to which revision nobody acts any more on what was so before."""
+
+    def settled_up_to(self, head: int) -> int:
+        """That revision, at most `head`, which is published."""
+
+
 class ReplicaLease:
     """This process's own lease on the database.
 
@@ -31,14 +40,24 @@ class ReplicaLease:
         seconds: how long it is, and so the longest that may be granted under it.
         alone: whether this process holds the database's lock, which it cannot lose while it lives: then the lease need
             not be renewed. Its row is there all the same, for whoever comes after it (rule 13).
+        also: who else has to have heeded a revision before this process says that it has.
     """
 
     def __init__(
-        self, database: Database, feed: ChangeFeed, leases: Leases, clock: BootTime, *, seconds: float, alone: bool
+        self,
+        database: Database,
+        feed: ChangeFeed,
+        leases: Leases,
+        clock: BootTime,
+        *,
+        seconds: float,
+        alone: bool,
+        also: Sequence[Settles] = (),
     ) -> None:
         self._database = database
         self._feed = feed
         self._leases = leases
+        self._also = also
         self._clock = clock
         self._seconds = seconds
         self._alone = alone
@@ -77,7 +96,9 @@ class ReplicaLease:
         # From before the transaction begins: others count from when they see it.
         began = self._clock()
         # What is settled is said along, for whoever waits and hears no notifications.
-        acknowledged, watchers = self._leases.settled_up_to(self._feed.head.revision), self._leases.running()
+        head = self._feed.head.revision
+        acknowledged = min(source.settled_up_to(head) for source in (self._leases, *self._also))
+        watchers = self._leases.running()
         work = partial(renew_replica, replica_id=self.id, acknowledged=acknowledged, watchers=watchers)
         if not await self._database.write(work):
             _LOG.warning("lease_on_database_lost", hint="this process, or its link to the database, was held up")
