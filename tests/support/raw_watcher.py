@@ -63,12 +63,12 @@ class RawWatcher:
         await self.call.write(Request(acknowledgement=Request.Acknowledgement(revision=told)))
 
     async def lease(self, acknowledged: int | None = None) -> Response.Pong:
-        """Pings, and waits for the pong."""
+        """Pings, and waits for the pong; what changes before it is not acknowledged."""
         number = await self.ping(acknowledged)
-        pong = await self.expect("pong")
-        assert pong.number == number
-        assert isinstance(pong, Response.Pong)
-        return pong
+        while (message := await self.receive()).WhichOneof("message") != "pong":
+            pass
+        assert message.pong.number == number
+        return message.pong
 
     async def end(self) -> grpc.StatusCode:
         """What the stream ends with, whatever it says before."""

@@ -74,8 +74,8 @@ class Transaction(Snapshot):
     async def alone(self) -> None:
         """From here on nobody else commits a change, in whatever process, until this is over.
 
-        Before whatever is read and then changed by it, so that no other process changes it in between; and first of all, so
-        that two processes do not wait for each other.
+        Before whatever is read and then changed by it, so that no other process changes it in between; and first of
+        all, so that two processes do not wait for each other.
         """
         await lock_head(self._connection)
 
