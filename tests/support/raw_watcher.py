@@ -63,12 +63,22 @@ class RawWatcher:
         await self.call.write(Request(acknowledgement=Request.Acknowledgement(revision=told)))
 
     async def lease(self, acknowledged: int | None = None) -> Response.Pong:
-        """Pings, and waits for the pong; what changes before it is not acknowledged."""
-        number = await self.ping(acknowledged)
-        while (message := await self.receive()).WhichOneof("message") != "pong":
-            pass
-        assert message.pong.number == number
+        """Pings until it has a lease; what changes before that is not acknowledged.
+
+        A service that is busy may be uncertain of its own lease for a moment, and then answers no pings.
+        """
+        pinging = asyncio.create_task(self._ping_on(acknowledged))
+        try:
+            while (message := await self.receive()).WhichOneof("message") != "pong":
+                pass
+        finally:
+            pinging.cancel()
         return message.pong
+
+    async def _ping_on(self, acknowledged: int | None) -> None:
+        while True:
+            await self.ping(acknowledged)
+            await asyncio.sleep(1.0)
 
     async def end(self) -> grpc.StatusCode:
         """What the stream ends with, whatever it says before."""
