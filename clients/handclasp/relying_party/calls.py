@@ -173,9 +173,10 @@ class CallsInProgress:
                 "call_aborted",
                 method=call.method,
                 reason=error.reason,
-                why=error.message.partition(":")[0],
+                why=error.message.partition(";")[0],
                 user=getattr(call.caller, "user", None),
                 fingerprint=call.peer.fingerprint,
+                **error.metadata,
             )
 
     def _reconsider(self, call: Call, permit: Permit) -> None:
