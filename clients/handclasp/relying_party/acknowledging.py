@@ -40,7 +40,3 @@ class Acknowledgement:
             self.position = self._applied
         elif position is not None and position.revision > self.revision:
             self.position = position
-
-    def forget(self) -> None:
-        """Nothing was applied: history was lost."""
-        self.__init__()  # type: ignore[misc] # as new

@@ -181,7 +181,7 @@ class Watch:
             position = to_position(message.reset.position)
             if message.reset.history_lost or position.revision < self._knowledge.revision:
                 self._knowledge.lose_history()
-                self._acknowledgement.forget()
+                self._acknowledgement = Acknowledgement()
                 raise _HistoryLostError
             self._knowledge.reset(position)
             holds = [follower.was_reset() for follower in self._followers]
