@@ -1,4 +1,4 @@
-"""Remembers what was allowed. Only a yes is remembered: each no has a record of its own at the certificate service."""
+"""Remembers what was allowed. Only a yes is remembered: each no goes on record at the certificate service."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Decisions:
         return len(self._kept)
 
     def usable(self, yes: Yes) -> bool:
-        """Whether a yes may be used at this very moment (5, 6): not to be remembered over an `await`."""
+        """Whether a yes may be used at this very moment (rules 5, 6): not to be remembered over an `await`."""
         return (
             self._knowledge.stands(yes.revision, yes.rests_on)
             and (yes.expires is None or self._wall_clock() < yes.expires)
