@@ -44,7 +44,7 @@ class Call:
         self.at_end: Callable[[Call], None] | None = None
         self.finished = False
         self.ended = False
-        self._context = context
+        self._context: Context | None = context
         self._task = asyncio.current_task()
 
     def finish(self) -> None:
@@ -52,6 +52,9 @@ class Call:
         self.finished = True
         if self.at_end is not None:
             self.at_end(self)
+        # The task's variables hold this call. Without this, all that gRPC has of it would stay until somebody collects
+        # garbage.
+        self._context = self._task = None
 
     async def end(self, error: HandclaspError) -> bool:
         """Ends the call with that error, whatever its handler does. To be called from another task.
@@ -59,19 +62,20 @@ class Call:
         Returns:
             False if it had finished, or was ended before.
         """
-        if self.finished or self.ended:
+        context, task = self._context, self._task
+        if context is None or self.ended:
             return False
         self.ended = True
         trailer = ((DETAILS_KEY, fitting_details(error)),)
         try:
             # Cancelling alone would leave the client waiting until its deadline.
             async with asyncio.timeout(ABORT_TIMEOUT):
-                await self._context.abort(status_code(error), fitting_message(error), trailing_metadata=trailer)
+                await context.abort(status_code(error), fitting_message(error), trailing_metadata=trailer)
         except AbortError:
             pass
         except Exception as failure:  # noqa: BLE001 gRPC has many for a client that has just left; the call ends anyway
             _LOG.debug("status_not_sent", method=self.method, fault=repr(failure))
         finally:
-            if self._task is not None:
-                self._task.cancel()
+            if task is not None:
+                task.cancel()
         return True
