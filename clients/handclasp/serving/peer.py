@@ -93,6 +93,7 @@ def _cached_fingerprint(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+@functools.lru_cache(maxsize=1024)
 def _address(peer: str) -> str:
     """The IP address in gRPC's name of a peer: `ipv4:192.0.2.1:4711` or `ipv6:%5B2001:db8::1%5D:4711`."""
     scheme, _, rest = peer.partition(":")
