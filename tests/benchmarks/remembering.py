@@ -73,9 +73,9 @@ def run_remembering(connection: Connection, sharing: int) -> None:
 def _remember(decisions: Decisions, count: int, sharing: int) -> None:
     for peer in range(count // sharing or 1):
         certificate = f"certificates/{new_id(datetime.now(UTC))}"
-        fingerprint = hashlib.sha256(certificate.encode()).hexdigest()
         for number in range(sharing):
-            # As it comes off the wire: with strings of its own.
+            # As it comes with each call and off the wire: with strings of its own.
+            fingerprint = hashlib.sha256(certificate.encode()).hexdigest()
             decision = decision_pb2.Decision.FromString(
                 _decision(f"users/user-{peer:06}", certificate, f"integrations/integration-{number}")
             )
