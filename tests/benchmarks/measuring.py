@@ -25,8 +25,8 @@ from tests.benchmarks.services import SERVICES, running_services
 SIZES = (1_000, 100_000)
 FULL_SIZES = (*SIZES, 1_000_000)
 
-ROUNDS = 5
-BURST_SECONDS = 0.8
+ROUNDS = 8
+BURST_SECONDS = 0.5
 _WARM_UP_SECONDS = 0.4
 
 Progress = Callable[[str], None]
