@@ -52,7 +52,8 @@ class Call:
         self.finished = True
         if self.at_end is not None:
             self.at_end(self)
-        # The task's own context refers to this; without the circle all of it goes away at once.
+        # The task's variables hold this call. Without this, all that gRPC has of it would stay until somebody collects
+        # garbage.
         self._context = self._task = None
 
     async def end(self, error: HandclaspError) -> bool:
