@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import structlog
-
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated
 from handclasp.relying_party.calls import CallsInProgress, Permit
 from handclasp.relying_party.counters import Counters
@@ -79,8 +77,8 @@ class Authorizer:
         call = current_call()
         if call is not None:
             self._calls.permit(call, Permit(yes, permission, resource))
-        # The log of this call, and of what runs in it, is to say for whom; each call has a context of its own.
-        structlog.contextvars.bind_contextvars(user=yes.allowed.user)
+            # For the log of this call, and of what runs in it.
+            call.user = yes.allowed.user
         return yes.allowed
 
     async def ask_anew(self, peer: Peer, permission: Permission, resource: str) -> Yes:
@@ -190,4 +188,4 @@ class Authorizer:
         else:
             return
         self._calls.permit(call, Permit(Yes(allowed, revision, names, expires), None, None))
-        structlog.contextvars.bind_contextvars(user=allowed.user)
+        call.user = allowed.user

@@ -174,7 +174,7 @@ class CallsInProgress:
                 method=call.method,
                 reason=error.reason,
                 why=error.message.partition(";")[0],
-                user=getattr(call.caller, "user", None),
+                user=call.user,
                 fingerprint=call.peer.fingerprint,
                 **error.metadata,
             )
