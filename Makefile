@@ -53,7 +53,7 @@ lint: dev ## Check style, types, the protos, and that the generated code is thei
 protos: dev ## Generate the Python code of protos/
 	@$(BIN)/python tools/protos.py
 
-bench: dev ## Measure, beside a bare gRPC echo
+bench: dev ## Measure, beside a bare gRPC echo, and what revocation takes
 	@$(BIN)/python -m tests.benchmarks
 
 bench-full: dev ## The same, with a million certificates stored

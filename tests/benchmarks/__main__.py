@@ -1,4 +1,5 @@
-"""`make bench`: prints one table. Goals are reported; only a call that failed makes the exit status 1."""
+"""`make bench`: prints two tables. Goals are reported; only a call that failed, or one that was allowed after the
+revocation of its certificate had returned, makes the exit status 1."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks.measuring import FULL_SIZES, SIZES, CallFailedError, SizeResult, measure
+from tests.benchmarks.barrier_report import make_barrier_table
+from tests.benchmarks.measuring import FULL_SIZES, SIZES, Result, measure
+from tests.benchmarks.processes import CallFailedError
 from tests.benchmarks.report import make_table
 from tests.benchmarks.services import ServicesError
 from tests.support.postgres import PostgresRun, PostgresUnavailable
@@ -28,19 +31,23 @@ def main() -> int:
     sizes = FULL_SIZES if chosen.full else SIZES
     try:
         with tempfile.TemporaryDirectory(prefix="handclasp-bench-") as folder, _database(chosen.postgresql) as url:
-            results = asyncio.run(measure(Path(folder), sizes, _progress(), database_url=url))
+            result = asyncio.run(measure(Path(folder), sizes, _progress(), database_url=url))
     except (CallFailedError, ServicesError, PostgresUnavailable) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
-    _print(results, "PostgreSQL" if chosen.postgresql else "SQLite")
+    _print(result, "PostgreSQL" if chosen.postgresql else "SQLite")
+    if result.barrier.violations.allowed:
+        print("benchmark: calls were allowed after the revocation of their certificate had returned", file=sys.stderr)
+        return 1
     return 0
 
 
-def _print(results: list[SizeResult], database: str) -> None:
+def _print(result: Result, database: str) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    console.print(make_table(results, database))
+    console.print(make_table(result.sizes, database))
+    console.print(make_barrier_table(result.barrier))
 
 
 def _progress() -> Callable[[str], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,14 +33,27 @@ def run_echo(connection: Connection, identity: EchoIdentity) -> None:
 
 
 async def _serve(connection: Connection, identity: EchoIdentity) -> None:
-    limits = ServerLimits()
-    server = grpc.aio.server(options=server_options(limits), maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs)
-    service, _, name = METHOD.strip("/").partition("/")
-    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {name: grpc.unary_unary_rpc_method_handler(_echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     credentials = grpc.ssl_server_credentials(
         [(identity.key_pem, identity.certificate_pem)], identity.ca_pem, require_client_auth=True
     )
+    await serve_echo(connection, credentials)
+
+
+async def serve_echo(
+    connection: Connection,
+    credentials: grpc.ServerCredentials,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> None:
+    """Serves the echo, with something in front of it or nothing; as `run_echo`."""
+    limits = ServerLimits()
+    server = grpc.aio.server(
+        interceptors=interceptors or None,
+        options=server_options(limits),
+        maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs,
+    )
+    service, _, name = METHOD.strip("/").partition("/")
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {name: grpc.unary_unary_rpc_method_handler(_echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     connection.send(port)

@@ -29,6 +29,17 @@ class Burst:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """How long each of many alike things took, in seconds."""
+
+    seconds: Sequence[float] = field(repr=False)
+
+    def percentile(self, percent: int) -> float:
+        """What so many in a hundred stayed within, in seconds."""
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[percent - 1]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Bursts of a thing that is measured, and beside each a burst of what it is compared with."""
 
@@ -48,8 +59,7 @@ class Comparison:
 
     def latency(self, percent: int) -> float:
         """A percentile of the time that a call took, in seconds."""
-        latencies = [latency for burst in self.measured for latency in burst.latencies]
-        return statistics.quantiles(latencies, n=100, method="inclusive")[percent - 1]
+        return Waits([latency for burst in self.measured for latency in burst.latencies]).percentile(percent)
 
 
 def growth(smallest: Comparison, now: Comparison) -> float:

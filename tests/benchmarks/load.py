@@ -81,7 +81,7 @@ async def _serve(connection: Connection, things: Mapping[str, Calls | Loop]) -> 
             try:
                 if isinstance(thing, Calls):
                     if thing.server not in channels:
-                        channels[thing.server] = _channel(thing.server)
+                        channels[thing.server] = open_channel(thing.server)
                     answer: Burst | Failure = await _burst(channels[thing.server], thing, seconds)
                 else:
                     answer = thing(seconds)
@@ -93,7 +93,8 @@ async def _serve(connection: Connection, things: Mapping[str, Calls | Loop]) -> 
             await channel.close()
 
 
-def _channel(server: Server) -> grpc.aio.Channel:
+def open_channel(server: Server) -> grpc.aio.Channel:
+    """A connection of its own, once something is called over it."""
     credentials = grpc.ssl_channel_credentials(server.ca_pem, server.key_pem, server.certificate_pem)
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
     return grpc.aio.secure_channel(server.address, credentials, options=options)

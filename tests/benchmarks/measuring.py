@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from tests.benchmarks import workload
+from tests.benchmarks.barrier import BarrierResult, measure_barrier
 from tests.benchmarks.echo import run_echo
+from tests.benchmarks.executing import write_integrations
 from tests.benchmarks.figures import Burst, Comparison
 from tests.benchmarks.filling import fill
+from tests.benchmarks.guarded_echo import run_guarded_echo
 from tests.benchmarks.load import Calls, Failure, Loop, run_load
+from tests.benchmarks.processes import CallFailedError, answer, process
+from tests.benchmarks.relying_parties import PartyFiles, PartyPlace
 from tests.benchmarks.services import SERVICES, running_services
 
 SIZES = (1_000, 100_000)
 FULL_SIZES = (*SIZES, 1_000_000)
 
-ROUNDS = 5
-BURST_SECONDS = 0.8
+ROUNDS = 8
+BURST_SECONDS = 0.5
 _WARM_UP_SECONDS = 0.4
-_ANSWER_SECONDS = 90.0
-_END_SECONDS = 10.0
 
 Progress = Callable[[str], None]
-
-_spawning = multiprocessing.get_context("spawn")
-
-
-class CallFailedError(Exception):
-    """A call failed, or was answered with something else than it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +46,16 @@ class SizeResult:
     memory: Mapping[str, int]
 
 
-async def measure(
-    folder: Path, sizes: Sequence[int], progress: Progress, *, database_url: str | None = None
-) -> list[SizeResult]:
-    """Measures everything at each size.
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured in one run."""
+
+    sizes: Sequence[SizeResult]
+    barrier: BarrierResult
+
+
+async def measure(folder: Path, sizes: Sequence[int], progress: Progress, *, database_url: str | None = None) -> Result:
+    """Measures what has a rate at each size, and the barrier after that.
 
     Args:
         folder: empty; for the services' data.
@@ -70,17 +69,25 @@ async def measure(
     async with running_services(folder, database_url) as services:
         cast = await workload.make_cast(services)
     database = database_url or CertificateServiceSettings(data_dir=folder / "data", database_url=None).url()
+    files, integrations = PartyFiles(folder / "relying-party"), folder / "integrations"
+    files.write(cast)
+    write_integrations(integrations)
     results = []
-    with _process(run_echo, cast.echo_identity) as echo:
-        echo_address = f"localhost:{await _answer(echo)}"
+    with process(run_echo, cast.echo_identity) as echo:
+        echo_address = f"localhost:{await answer(echo)}"
         for size in sizes:
             stored = await fill(database, size, lambda count: progress(f"{count:,} certificates on file"))
             async with running_services(folder, database_url) as services:
-                things = workload.make_workload(services, cast, echo_address, stored)
-                comparisons = await _compare_all(things, partial(_progress_at, progress, size))
+                with process(run_guarded_echo, PartyPlace(files, services.addresses["certificates_mtls"])) as guarded:
+                    guarded_address = f"localhost:{await answer(guarded)}"
+                    things = workload.make_workload(services, cast, echo_address, guarded_address, stored)
+                    comparisons = await _compare_all(things, partial(_progress_at, progress, size))
                 memory = {service: services.resident_memory(service) for service in SERVICES}
             results.append(SizeResult(size, comparisons, memory))
-    return results
+    async with running_services(folder, database_url, integrations=integrations) as services:
+        place = PartyPlace(files, services.addresses["certificates_mtls"])
+        barrier = await measure_barrier(services, cast, place, folder, progress)
+    return Result(results, barrier)
 
 
 def _progress_at(progress: Progress, size: int, what: str) -> None:
@@ -89,7 +96,7 @@ def _progress_at(progress: Progress, size: int, what: str) -> None:
 
 async def _compare_all(things: Mapping[str, Calls | Loop], progress: Progress) -> dict[tuple[str, str], Comparison]:
     found: dict[tuple[str, str], Comparison] = {}
-    with _process(run_load, things) as load:
+    with process(run_load, things) as load:
         for name in workload.MEASURED:
             beside = [workload.ECHO, workload.SIGNING] if name == workload.ISSUE else [workload.ECHO]
             for warmed_up in (*beside, name):
@@ -109,35 +116,9 @@ async def _compare_all(things: Mapping[str, Calls | Loop], progress: Progress) -
 
 async def _burst(load: Connection, name: str, seconds: float) -> Burst:
     load.send((name, seconds))
-    burst = await _answer(load)
+    burst = await answer(load)
     if isinstance(burst, Failure):
         raise CallFailedError(burst.message)
     if not isinstance(burst, Burst) or not workload.is_right(name, burst.sample):
         raise CallFailedError(f"{name}: the answer is not what was asked for")
     return burst
-
-
-async def _answer(connection: Connection) -> Any:
-    if not await asyncio.to_thread(connection.poll, _ANSWER_SECONDS):
-        raise CallFailedError(f"no answer within {_ANSWER_SECONDS:.0f} s")
-    try:
-        return connection.recv()
-    except EOFError:
-        raise CallFailedError("the load's or the echo's process ended by itself; what it said is above") from None
-
-
-@contextmanager
-def _process(target: Callable[[Connection, Any], None], argument: object) -> Iterator[Connection]:
-    """A process of its own, and the connection to it."""
-    ours, theirs = _spawning.Pipe()
-    process = _spawning.Process(target=target, args=(theirs, argument), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        ours.close()
-        process.join(_END_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()

@@ -45,11 +45,14 @@ class RunningServices:
 
 
 @asynccontextmanager
-async def running_services(folder: Path, database_url: str | None) -> AsyncIterator[RunningServices]:
+async def running_services(
+    folder: Path, database_url: str | None, *, integrations: Path | None = None
+) -> AsyncIterator[RunningServices]:
     """Both services with their data in a folder; the same one again is a restart.
 
     Args:
         database_url: None for SQLite in that folder.
+        integrations: a folder with more integrations than those that are installed.
 
     Raises:
         ServicesError
@@ -59,6 +62,8 @@ async def running_services(folder: Path, database_url: str | None) -> AsyncItera
     environment = dict(os.environ)
     if database_url is not None:
         environment["HANDCLASP_CERTIFICATES_DATABASE_URL"] = database_url
+    if integrations is not None:
+        environment["HANDCLASP_EXECUTIONS_INTEGRATIONS_FOLDER"] = str(integrations)
     with said.open("ab") as output:
         process = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
             [*command, "--data-dir", str(data), "--ready-file", str(ready)],

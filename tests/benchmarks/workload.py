@@ -30,9 +30,10 @@ LIST = "ListCertificates, pages of 100"
 LIST_OWN = "ListCertificates of one user, pages of 100"
 CHECK = "CheckPermission"
 EXECUTE = "ExecuteIntegration(echo)"
+GUARDED = "the echo behind the interceptor"
 ISSUE = "IssueCertificate from a CSR"
 
-MEASURED = (GET, LIST, LIST_OWN, CHECK, EXECUTE, ISSUE)
+MEASURED = (GET, LIST, LIST_OWN, CHECK, EXECUTE, GUARDED, ISSUE)
 """In this order: the last one puts more certificates on file."""
 
 _PAGE_SIZE = 100
@@ -94,11 +95,12 @@ async def _new_user(client: HandclaspClient, user_id: str, profile: str, server_
 
 
 def make_workload(
-    services: RunningServices, cast: Cast, echo_address: str, stored: Sequence[Stored]
+    services: RunningServices, cast: Cast, echo_address: str, guarded_address: str, stored: Sequence[Stored]
 ) -> dict[str, Calls | Loop]:
     """Everything that the load's process is to know how to do.
 
     Args:
+        echo_address, guarded_address: of the bare echo, and of the one that is a relying party of these services.
         stored: certificates on file, to ask for and to ask about.
     """
     certificates, executions = services.addresses["certificates_mtls"], services.addresses["executions"]
@@ -111,6 +113,7 @@ def make_workload(
 
     return {
         ECHO: Calls(cast.server(echo_address, cast.caller), echo.METHOD, [leaf]),
+        GUARDED: Calls(cast.server(guarded_address, cast.caller), echo.METHOD, [leaf]),
         SIGNING: SigningLoop(signing_requests),
         GET: calls(
             administrator,

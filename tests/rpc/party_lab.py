@@ -24,6 +24,7 @@ from tests.rpc.execution_harness import (
     server_leaf,
 )
 from tests.rpc.scripted_watch import ScriptedWatches
+from tests.support.faulty_link import FaultyLink, faulty_link
 from tests.support.outside_ca import Issued, OutsideCA
 
 SERVICE = "shop.v1.Orders"
@@ -141,6 +142,7 @@ class Shop:
     port: int
     folder: Path
     own: Issued
+    link: FaultyLink | None = None
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     channels: dict[bytes, grpc.aio.Channel] = field(default_factory=dict)
 
@@ -170,40 +172,6 @@ class Shop:
         return len(self.service.checked)
 
 
-class DyingLink:
-    """Passes bytes on to another port. Connections that are open can be made to swallow them, without a word."""
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self._dead = 0
-        self._server: asyncio.Server | None = None
-
-    async def open(self, target: int) -> int:
-        """Returns the port to connect to instead."""
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.connections += 1
-            number = self.connections
-            there, back = await asyncio.open_connection("127.0.0.1", target)
-            pumps = (self._pump(reader, back, number), self._pump(there, writer, number))
-            await asyncio.gather(*pumps, return_exceptions=True)
-
-        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    def kill(self) -> None:
-        """Nothing comes through any connection that is open now. New ones work."""
-        self._dead = self.connections
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
-        while data := await reader.read(65536):
-            if number > self._dead:
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-
 @asynccontextmanager
 async def running_shop(
     folder: Path,
@@ -211,9 +179,9 @@ async def running_shop(
     watches: ScriptedWatches | None = None,
     options: Options | None = None,
     arrange: Callable[[ScriptedCertificateService], None] | None = None,
-    link: DyingLink | None = None,
+    cuttable: bool = False,
 ) -> AsyncIterator[Shop]:
-    """The server, with alice allowed everything. With a `link` it reaches the certificate service through that."""
+    """The server, with alice allowed everything. If `cuttable`, it reaches the certificate service through a link."""
     ca = OutsideCA("Test CA")
     alice = ca.issue("alice")
     own = server_leaf(ca, "orders")
@@ -221,12 +189,14 @@ async def running_shop(
     (folder / "cert.pem").write_text(own.pem)
     write_secret(folder / "key.pem", own.key_pem.encode())
     watches = watches or ScriptedWatches()
-    async with certificate_service(ca, watches=watches) as (service, service_port):
+    async with AsyncExitStack() as stack:
+        service, service_port = await stack.enter_async_context(certificate_service(ca, watches=watches))
+        link = await stack.enter_async_context(faulty_link(service_port)) if cuttable else None
         service.reasons[alice.der] = service.reasons[own.der] = ALLOWED
         if arrange is not None:
             arrange(service)
         party = RelyingParty(
-            f"localhost:{service_port if link is None else await link.open(service_port)}",
+            f"localhost:{service_port if link is None else link.port}",
             ca_file=folder / "ca.pem",
             certificate=folder / "cert.pem",
             key=folder / "key.pem",
@@ -240,7 +210,7 @@ async def running_shop(
             add_health_and_reflection(server, [SERVICE])
             port = server.add_secure_port("127.0.0.1:0", party.server_credentials())
             await server.start()
-            shop = Shop(service, watches, ca, alice, party, orders, port, folder, own)
+            shop = Shop(service, watches, ca, alice, party, orders, port, folder, own, link)
             try:
                 async with shop.stack:
                     yield shop

@@ -8,22 +8,20 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
+import structlog
 
 from handclasp.authorization.v1 import authorization_service_pb2 as messages
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.errors import HandclaspError, PermissionDenied, Unavailable
-from handclasp.relying_party import EXECUTE_INTEGRATIONS, Allowed, Options
-from handclasp.relying_party.calls import Permit
-from handclasp.relying_party.decisions import Yes
-from handclasp.serving.call import Call
+from handclasp.relying_party import EXECUTE_INTEGRATIONS, Options
 from handclasp.serving.interceptor import CallInterceptor, current_peer
 from handclasp.serving.peer import Peer
 from handclasp.transport.server import ServerLimits, server_options
-from tests.rpc.execution_harness import PROFILE, USER, certificate_name, until
+from tests.rpc.execution_harness import ALLOWED, PROFILE, USER, certificate_name, until
 from tests.rpc.party_lab import SERVICE, Shop, refusal, running_shop, stream_refusal
 from tests.rpc.scripted_watch import ALTERED, CREDENTIALS, GIVEN, WITHDRAWN, Response, ScriptedWatches
 
@@ -279,15 +277,18 @@ async def test_a_call_that_filtered_a_list_ends_with_its_certificate_only(shop: 
         await server.stop(None)
 
 
-async def test_a_stream_that_asks_on_and_on_takes_up_only_so_much(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handclasp.relying_party.calls.MAX_PERMITS", 3)
-    call = Call("/shop.v1.Orders/Get", Peer("", shop.alice.der, None), cast("Any", None))
-    calls = shop.party._calls
-    for number in range(10):
-        yes = Yes(Allowed(USER, "", ""), 10, (USER,), None)
-        calls.permit(call, Permit(yes, EXECUTE_INTEGRATIONS, f"orders/{number % 5}"))
-    assert len(calls._permits[call]) == 3
-    call.finish()
-    assert len(calls) == 0
-    calls.permit(call, Permit(yes, EXECUTE_INTEGRATIONS, "orders/1"))
-    assert len(calls) == 0
+async def test_the_log_says_which_call_was_ended_and_why(shop: Shop) -> None:
+    with structlog.testing.capture_logs() as lines:
+        task = await begun(shop, unary)
+        await shop.service.take_away(shop.alice.der)
+        await assert_taken_away(shop, task)
+        shop.service.reasons[shop.alice.der] = ALLOWED
+        task = await begun(shop, unary)
+        await shop.service.grant(shop.alice.der, "orders/other")
+        refused = await task
+        await until(lambda: shop.party.counters.aborted == 2)
+    withdrawn, altered = (line for line in lines if line["event"] == "call_aborted")
+    assert (withdrawn["method"], withdrawn["user"]) == (f"/{SERVICE}/Wait", USER)
+    assert "withdrawn" in withdrawn["why"]
+    assert "asked about anew" in altered["why"]
+    assert altered["decision"] == refused.metadata["decision"]

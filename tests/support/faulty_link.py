@@ -47,6 +47,7 @@ class FaultyLink:
 
     Attributes:
         port: where to connect to instead; 0 between Unix sockets.
+        opened: how many connections there have been.
     """
 
     def __init__(self, connect: Connect) -> None:
@@ -55,11 +56,18 @@ class FaultyLink:
         self._back = _Direction()
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.opened = 0
 
     async def set(self, there: Flow = Flow.PASS, back: Flow = Flow.PASS) -> None:
         """Says what becomes of bytes from now on: to the target, and back from it."""
         await self._there.set(there)
         await self._back.set(back)
+
+    async def lose_open_connections(self) -> None:
+        """Swallows all that comes over connections that are open now, without a word. New ones work."""
+        for direction in (self._there, self._back):
+            await direction.set(Flow.SWALLOW)
+        self._there, self._back = _Direction(), _Direction()
 
     async def heal(self) -> None:
         """Lets everything pass. Connections that lost bytes are of no use any more, and are closed."""
@@ -69,6 +77,7 @@ class FaultyLink:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, as `asyncio.start_server` calls it."""
+        self.opened += 1
         # In a task of its own: a handler of asyncio's that is cancelled is logged as a fault.
         task = asyncio.create_task(self._pass_on(reader, writer))
         self._connections.add(task)

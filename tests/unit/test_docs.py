@@ -208,6 +208,31 @@ def test_who_may_call_is_what_the_protos_and_the_service_say() -> None:
     assert {method: needed for method, (needed, _) in table.items()} == admitted
 
 
+def test_the_layout_has_each_folder_of_the_certificate_service() -> None:
+    named = {path for row in rows(section(read("docs/architecture.md"), "Layout")) for path in inline_code(row[0])}
+    folder = ROOT / "services/handclasp/certificate_service"
+    assert {f"{found.parent.name}/" for found in folder.glob("*/__init__.py")} <= named
+
+
+def test_rules_that_code_and_tests_refer_to_are_there() -> None:
+    there = re.findall(r"^(\d+)\. ", section(read("docs/revocation.md"), "The rules"), re.MULTILINE)
+    assert len(there) == len(set(there))
+    for root in ("clients", "services", "tests"):
+        for source in (ROOT / root).glob("**/*.py"):
+            for numbers in re.findall(r"\b[Rr]ules? (\d+(?:(?:, | and )\d+)*)", source.read_text(encoding="utf-8")):
+                assert set(re.findall(r"\d+", numbers)) <= set(there), source
+
+
+def test_the_log_of_a_relying_party_is_documented() -> None:
+    table = [row[0] for row in rows(section(read("docs/relying-parties.md"), "In the log"))]
+    logged = {
+        event
+        for source in (ROOT / "clients/handclasp/relying_party").glob("*.py")
+        for event in re.findall(r'_LOG\.\w+\(\s*"(\w+)"', source.read_text(encoding="utf-8"))
+    }
+    assert sorted(event for cell in table for event in inline_code(cell)) == sorted(logged)
+
+
 def test_the_settings_reference_is_up_to_date() -> None:
     assert read("docs/settings.md") == settings_doc.reference(), "run tools/settings_doc.py"
     assert read("handclasp.toml.example") == settings_doc.example(), "run tools/settings_doc.py"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+# Names in the trailing metadata, for the service too; certificate_service.proto says what they mean.
 REVISION = "handclasp-revision"
 ACKNOWLEDGED = "handclasp-acknowledged"
 LEASES_ENDED = "handclasp-leases-ended"

@@ -1,4 +1,4 @@
-"""Which changes a relying party says it has heeded."""
+"""Which changes a relying party says it has heeded. docs/revocation.md has the rules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from handclasp.relying_party.knowledge import Position
 class Acknowledgement:
     """The position that may be acknowledged: what is applied, or less while something else has yet to follow it.
 
-    Never more than what is applied (4).
+    Never more than what is applied (rule 4).
 
     Attributes:
         position: None before anything may be acknowledged.
         held: whether something has yet to follow. No stream is begun meanwhile: its start says what is applied, and
-            acknowledges that (16).
+            acknowledges that (rule 16).
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,3 @@ class Acknowledgement:
             self.position = self._applied
         elif position is not None and position.revision > self.revision:
             self.position = position
-
-    def forget(self) -> None:
-        """Nothing was applied: history was lost."""
-        self.__init__()  # type: ignore[misc] # as new

@@ -1,13 +1,11 @@
 """Says whether a peer may do something: from memory where that is safe, else by asking the certificate service.
 
-Whatever goes wrong while asking is UNAVAILABLE, and never a yes. The rules by number are those of docs/revocation.md.
+Whatever goes wrong while asking is UNAVAILABLE, and never a yes. docs/revocation.md has the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import structlog
 
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated
 from handclasp.relying_party.calls import CallsInProgress, Permit
@@ -22,7 +20,7 @@ from handclasp.serving.interceptor import current_call
 from handclasp.serving.peer import Peer
 
 ATTEMPTS = 3
-"""How often a question is asked whose answers are overtaken by changes (17)."""
+"""How often a question is asked whose answers are overtaken by changes (rule 17)."""
 
 LONGEST_RESOURCE = 256
 """Characters; the certificate service takes no more."""
@@ -75,12 +73,12 @@ class Authorizer:
             yes = await self._ask(subject, peer, permission, resource)
         else:
             self._counters.hits += 1
-        # From the look at the clock to here nothing was awaited (5), so no change can come in between.
+        # From the look at the clock to here nothing was awaited (rule 5), so no change can come in between.
         call = current_call()
         if call is not None:
             self._calls.permit(call, Permit(yes, permission, resource))
-        # The log of this call, and of what runs in it, is to say for whom; each call has a context of its own.
-        structlog.contextvars.bind_contextvars(user=yes.allowed.user)
+            # For the log of this call, and of what runs in it.
+            call.user = yes.allowed.user
         return yes.allowed
 
     async def ask_anew(self, peer: Peer, permission: Permission, resource: str) -> Yes:
@@ -147,7 +145,7 @@ class Authorizer:
                     # Of a question that somebody else asked before what is applied now; it may have been given since.
                     continue
                 raise
-            # Each caller looks for itself, those who share a question as well (6).
+            # Each caller looks for itself, those who share a question as well (rule 6).
             if answer.generation != self._knowledge.generation:
                 continue
             if self._decisions.usable(yes):
@@ -190,4 +188,4 @@ class Authorizer:
         else:
             return
         self._calls.permit(call, Permit(Yes(allowed, revision, names, expires), None, None))
-        structlog.contextvars.bind_contextvars(user=allowed.user)
+        call.user = allowed.user

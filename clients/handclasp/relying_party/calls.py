@@ -1,6 +1,6 @@
 """Calls in progress. They end when what they were allowed by is taken away.
 
-The rules by number are those of docs/revocation.md.
+docs/revocation.md has the rules.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class CallsInProgress:
     costs less than an index that every call would have to enter.
 
     Args:
-        grace: for how many seconds calls go on without a lease (8), or while they cannot be asked about.
+        grace: for how many seconds calls go on without a lease (rule 8), or while they cannot be asked about.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class CallsInProgress:
         """Nothing follows from a stream that begins."""
 
     def changed(self, position: Position, changes: Sequence[Change]) -> bool:
-        """Ends calls that rest on what was withdrawn, and asks anew about those that rest on what was altered (17).
-        That is not waited for."""
+        """Ends calls that rest on what was withdrawn, and asks anew about those that rest on what was altered
+        (rule 17). That is not waited for."""
         withdrawn: set[str] = set()
         credentials: set[str] = set()
         altered: set[str] = set()
@@ -142,7 +142,7 @@ class CallsInProgress:
         return False
 
     def look(self) -> None:
-        """Ends calls whose certificate has expired by now; all of them if the lease has been over for the grace (8)."""
+        """Ends calls whose certificate has expired by now; all, if the lease has been over for the grace (rule 8)."""
         if self._permits and self._knowledge.since_lease_end() > self._grace:
             for call in list(self._permits):
                 self._end(call, _cut_off())
@@ -173,9 +173,10 @@ class CallsInProgress:
                 "call_aborted",
                 method=call.method,
                 reason=error.reason,
-                why=error.message.partition(":")[0],
-                user=getattr(call.caller, "user", None),
+                why=error.message.partition(";")[0],
+                user=call.user,
                 fingerprint=call.peer.fingerprint,
+                **error.metadata,
             )
 
     def _reconsider(self, call: Call, permit: Permit) -> None:

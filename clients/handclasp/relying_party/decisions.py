@@ -1,10 +1,11 @@
-"""Remembers what was allowed. Only a yes is remembered: each no has a record of its own at the certificate service."""
+"""Remembers what was allowed. Only a yes is remembered: each no goes on record at the certificate service."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from handclasp.relying_party.knowledge import Knowledge
 from handclasp.serving.peer import BasicCredentials
 
 MAX_DECISIONS = 100_000
-"""How many are remembered by default, at about half a kilobyte each. The longest unused goes first."""
+"""How many are remembered by default, at half a kilobyte each, or one if no two are of one peer. The longest unused
+goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Decisions:
         return len(self._kept)
 
     def usable(self, yes: Yes) -> bool:
-        """Whether a yes may be used at this very moment (5, 6): not to be remembered over an `await`."""
+        """Whether a yes may be used at this very moment (rules 5, 6): not to be remembered over an `await`."""
         return (
             self._knowledge.stands(yes.revision, yes.rests_on)
             and (yes.expires is None or self._wall_clock() < yes.expires)
@@ -127,10 +129,12 @@ class Decisions:
         # It may be newer than what is applied. What comes up to its own revision then counts against it, too: that is a
         # question more, and no trust in a revision that might be of another history.
         revision = min(yes.revision, self._knowledge.revision)
-        allowed = Allowed(sys.intern(yes.allowed.user), sys.intern(yes.allowed.certificate), yes.allowed.decision)
+        names = self._share(yes.rests_on)
+        given = yes.allowed
+        allowed = Allowed(_same(given.user, names), _same(given.certificate, names), given.decision)
         shared = subject._replace(fingerprint=sys.intern(subject.fingerprint), resource=sys.intern(subject.resource))
         self._kept.pop(shared, None)
-        self._kept[shared] = Yes(allowed, revision, self._share(yes.rests_on), yes.expires)
+        self._kept[shared] = Yes(allowed, revision, names, yes.expires)
         while len(self._kept) > self._size:
             del self._kept[next(iter(self._kept))]
 
@@ -144,3 +148,11 @@ class Decisions:
         if len(self._shared) > self._size:
             self._shared.clear()
         return self._shared.setdefault(rests_on, rests_on)
+
+
+def _same(name: str, names: Sequence[str]) -> str:
+    """The name as it is among those, so that it is kept once."""
+    for one in names:
+        if one == name:
+            return one
+    return name

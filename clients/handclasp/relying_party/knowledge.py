@@ -1,7 +1,6 @@
 """What a relying party knows of decisions: how far it has followed their changes, and until when it may act on that.
 
-The rules by number are those of docs/revocation.md. Nothing here waits, and nothing here speaks to anybody; each method
-is one step.
+docs/revocation.md has the rules. Nothing here waits, and nothing here speaks to anybody; each method is one step.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to a name; all of it, if several changes were joined (17)."""
+    """What happened to a name; all of it, if several changes were joined (rule 17)."""
 
     name: str
     effects: frozenset[Effect]
@@ -58,7 +57,7 @@ class Knowledge:
         max_names: how many names with a change are kept.
 
     Attributes:
-        process_id: of this process, on its streams. Another one once history was lost (12).
+        process_id: of this process, on its streams. Another one once history was lost (rule 12).
         applied: the position up to which all changes are heeded; None until the first reset.
         generation: an answer to a question that was asked in an earlier one is worthless. Streams and resets begin one.
     """
@@ -81,7 +80,7 @@ class Knowledge:
         return 0 if self.applied is None else self.applied.revision
 
     def lease_runs(self) -> bool:
-        """Whether the lease runs now, by the clock and by nothing else (5). Not to be remembered over an `await`."""
+        """Whether the lease runs now, by the clock and nothing else (rule 5). Not to be remembered over an `await`."""
         return self._clock() < self._lease_end
 
     def since_lease_end(self) -> float:
@@ -89,7 +88,7 @@ class Knowledge:
         return self._clock() - self._lease_end
 
     def stands(self, revision: int, rests_on: Sequence[str]) -> bool:
-        """Whether a yes of that revision, which rests on those names, still stands (6). Says nothing of the lease."""
+        """Whether a yes of that revision, resting on those names, still stands (rule 6). Says nothing of the lease."""
         if revision < self._floor:
             return False
         changed = self._changed
@@ -99,12 +98,12 @@ class Knowledge:
         return True
 
     def begin_stream(self) -> None:
-        """A new stream has been welcomed. What pings of an earlier one are answered with is worth nothing (2)."""
+        """A new stream has been welcomed. What pings of an earlier one are answered with is worth nothing (rule 2)."""
         self.generation += 1
         self._pings.clear()
 
     def ping(self) -> int:
-        """The number of a ping that is about to be written. Its lease will count from this moment (1)."""
+        """The number of a ping that is about to be written. Its lease will count from this moment (rule 1)."""
         self._last_ping += 1
         self._pings[self._last_ping] = self._clock()
         if len(self._pings) > MAX_PINGS:
@@ -113,7 +112,7 @@ class Knowledge:
 
     def pong(self, number: int, revision: int, lease: float) -> bool:
         """Takes the answer to a ping of the current stream. Extends the lease only if the revision that it was granted
-        under is applied (3).
+        under is applied (rule 3).
 
         Args:
             lease: in seconds.
@@ -132,14 +131,14 @@ class Knowledge:
         self._pings.clear()
 
     def apply(self, position: Position, changes: Sequence[Change]) -> None:
-        """Heeds the changes up to a position, and only then counts it as applied (4)."""
+        """Heeds the changes up to a position, and only then counts it as applied (rule 4)."""
         for change in changes:
             if change.takes_away:
                 self._note(change.name, position.revision)
         self._advance(position)
 
     def reset(self, position: Position) -> None:
-        """Forgets everything that was decided before. What is applied does not go back by it (4)."""
+        """Forgets everything that was decided before. What is applied does not go back by it (rule 4)."""
         self.generation += 1
         self._changed.clear()
         self._advance(position)
@@ -147,7 +146,7 @@ class Knowledge:
 
     def lose_history(self) -> None:
         """What was applied is of a history that the service does not have. Goes on as another process would, which has
-        no lease yet (12)."""
+        no lease yet (rule 12)."""
         self.end_lease()
         self.generation += 1
         self.process_id = _new_process_id()

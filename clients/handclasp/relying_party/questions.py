@@ -1,4 +1,7 @@
-"""Asks the certificate service. Callers who ask the same at the same time share a question."""
+"""Asks the certificate service. Callers who ask the same at the same time share a question.
+
+docs/revocation.md has the rules.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Answer:
 
 
 class Questions:
-    """Questions over a link. Each carries the least revision that its answer must have (17).
+    """Questions over a link. Each carries the least revision that its answer must have (rule 17).
 
     Args:
         timeout: in seconds, for one question.

@@ -1,6 +1,6 @@
 """Holds the watch at the certificate service open: renews the lease, applies changes, acknowledges them.
 
-The rules by number are those of docs/revocation.md.
+docs/revocation.md has the rules.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Watch:
                 writing.cancel()
 
     def _heed(self, kind: str | None, message: messages.WatchAuthorizationResponse) -> None:
-        """Applies what a message says, in one step, and has it acknowledged after that (4)."""
+        """Applies what a message says, in one step, and has it acknowledged after that (rule 4)."""
         if kind == "changes":
             position = to_position(message.changes.position)
             changes = [to_change(change) for change in message.changes.changes]
@@ -181,7 +181,7 @@ class Watch:
             position = to_position(message.reset.position)
             if message.reset.history_lost or position.revision < self._knowledge.revision:
                 self._knowledge.lose_history()
-                self._acknowledgement.forget()
+                self._acknowledgement = Acknowledgement()
                 raise _HistoryLostError
             self._knowledge.reset(position)
             holds = [follower.was_reset() for follower in self._followers]
@@ -214,7 +214,7 @@ class Watch:
             while True:
                 if loop.time() >= due:
                     due = loop.time() + interval
-                    # The clock is read in there, before anything is written (1).
+                    # The clock is read in there, before anything is written (rule 1).
                     number = self._knowledge.ping()
                     acknowledged = self._acknowledgement.revision
                     ping = messages.WatchAuthorizationRequest.Ping(number=number, acknowledged_revision=acknowledged)

@@ -30,17 +30,19 @@ class Call:
         method: `/package.Service/Method`.
         peer: who calls.
         caller: what `admit` returned.
+        user: whom it is for, once that is known; for the log.
         at_end: called with the call once its handler has returned or raised. One at most.
         finished: the handler has returned or raised.
         ended: the call was ended from elsewhere.
     """
 
-    __slots__ = ("_context", "_task", "at_end", "caller", "ended", "finished", "method", "peer")
+    __slots__ = ("_context", "_task", "at_end", "caller", "ended", "finished", "method", "peer", "user")
 
     def __init__(self, method: str, peer: Peer, context: Context) -> None:
         self.method = method
         self.peer = peer
         self.caller: object = None
+        self.user = ""
         self.at_end: Callable[[Call], None] | None = None
         self.finished = False
         self.ended = False
@@ -52,7 +54,8 @@ class Call:
         self.finished = True
         if self.at_end is not None:
             self.at_end(self)
-        # The task's own context refers to this; without the circle all of it goes away at once.
+        # The task's variables hold this call. Without this, all that gRPC has of it would stay until somebody collects
+        # garbage.
         self._context = self._task = None
 
     async def end(self, error: HandclaspError) -> bool:

@@ -285,7 +285,7 @@ def _not_implemented() -> Unimplemented:
 
 def _log_refusal(method: str, refusal: HandclaspError, call: Call | None, cause: Exception | None) -> None:
     fields: Iterable[tuple[str, str | None]] = (
-        ("user", getattr(call.caller, "user", None) if call else None),
+        ("user", getattr(call.caller, "user", call.user) if call else None),
         ("peer", call.peer.address if call else None),
         ("fingerprint", call.peer.fingerprint if call else None),
         ("decision", refusal.metadata.get("decision")),

@@ -91,9 +91,7 @@ def from_json(text: str) -> dict[str, Any]:
         InvalidArgument: INPUT_INVALID.
     """
     try:
-        value = json.loads(
-            text, parse_float=ExactFloat, parse_constant=_refuse_constant, object_pairs_hook=_without_repetition
-        )
+        value = _DECODER.decode(text)
         if "\\u" in text:
             # Only an escape can bring in half of a surrogate pair, which no other encoding can carry on.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -145,6 +143,12 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"has an object in which the name {repeated[:100]!r} is repeated")
     return found
+
+
+# Made once: making one takes as long as reading a small object.
+_DECODER = json.JSONDecoder(
+    parse_float=ExactFloat, parse_constant=_refuse_constant, object_pairs_hook=_without_repetition
+)
 
 
 def to_json(value: dict[str, Any]) -> str:

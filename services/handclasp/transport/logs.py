@@ -17,6 +17,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from handclasp.serving.interceptor import current_call
+
 REDACTED = "[redacted]"
 
 _SECRET_KEY = re.compile(
@@ -59,6 +61,7 @@ def set_up_logging(settings: LogSettings) -> None:
     """Sends everything that the process logs, by structlog or by `logging`, to one place in one form."""
     before: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _say_for_whom,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -102,6 +105,15 @@ def set_up_logging(settings: LogSettings) -> None:
     # uvicorn tells of each start and stop at INFO, gRPC's own logger of polling, Alembic of what it is about to do.
     for name in ("uvicorn", "uvicorn.error", "asyncio", "grpc", "alembic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _say_for_whom(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Adds the user of the call that is being handled. Looked up here, and not bound by each call, most of which log
+    nothing."""
+    call = current_call()
+    if call is not None and call.user:
+        event.setdefault("user", call.user)
+    return event
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.benchmarks.figures import Burst, Comparison, Goal, growth
+from tests.benchmarks.figures import Burst, Comparison, Goal, Waits, growth
 from tests.benchmarks.filling import Copies
 from tests.support.outside_ca import OutsideCA
 
@@ -71,3 +71,11 @@ def test_copies_can_be_read_and_differ_in_the_serial_number() -> None:
         assert copy.tbs_certificate_bytes == signed
         assert copy.subject == original.subject
         assert list(copy.extensions) == list(original.extensions)
+
+
+def test_percentiles_are_what_so_many_stayed_within() -> None:
+    waits = Waits([n / 100 for n in range(101)])
+    assert waits.percentile(50) == pytest.approx(0.5)
+    assert waits.percentile(99) == pytest.approx(0.99)
+    # One that takes forever in a thousand is no 99th percentile.
+    assert Waits([0.001] * 999 + [60.0]).percentile(99) == pytest.approx(0.001)

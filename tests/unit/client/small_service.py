@@ -125,6 +125,7 @@ class Small:
         """Says that what was done is in force."""
         await asyncio.sleep(self.seconds_in_force)
         if self.in_force is not None:
+            # Written out, since other clients read them by these names.
             names = ("handclasp-revision", "handclasp-acknowledged", "handclasp-leases-ended")
             context.set_trailing_metadata(tuple(zip(names, map(str, self.in_force), strict=True)))
 

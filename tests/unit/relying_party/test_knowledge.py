@@ -206,8 +206,6 @@ def test_an_acknowledgement_that_is_held_falls_behind_and_catches_up() -> None:
     assert acknowledgement.position == positions[4]
     acknowledgement.applied(positions[5], hold=False)
     assert acknowledgement.revision == 5
-    acknowledgement.forget()
-    assert acknowledgement.position is None
 
 
 class AgainstAModel(RuleBasedStateMachine):

@@ -38,7 +38,8 @@ class CertificateServiceStub:
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
     (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this.
+    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    instead, that each relying party has heeded it, or has no lease.
     """
 
     def __init__(self, channel):
@@ -139,7 +140,8 @@ class CertificateServiceServicer:
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
     (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this.
+    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    instead, that each relying party has heeded it, or has no lease.
     """
 
     def IssueCertificate(self, request, context):
@@ -266,7 +268,8 @@ class CertificateServiceServicer:
         error of the call: look at `allowed`.
 
         Who may call: holders of AUTHORIZE_PEERS on the resource, over mTLS only.
-        Errors: INVALID_ARGUMENT; PERMISSION_DENIED; UNAVAILABLE (never a yes without having looked).
+        Errors: INVALID_ARGUMENT; PERMISSION_DENIED; RESOURCE_EXHAUSTED (PASSWORD_CHECKS_BUSY); UNAVAILABLE
+        (REVISION_NOT_REACHED, ...: never a yes without having looked).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,6 +288,7 @@ class CertificateServiceServicer:
     def AddTrustAnchor(self, request, context):
         """Adds an outside CA, whose leaves may be uploaded from then on. It must be a CA certificate that is valid now. One that
         shares subject and key identifier with a CA of this service, or with another anchor of a different key, is refused.
+        In force on return.
 
         Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/*`.
         Errors: INVALID_ARGUMENT (CERTIFICATE_INVALID, ANCHOR_NOT_A_CA, CLIENT_AUTH_NOT_ALLOWED, KEY_NOT_ACCEPTED, ...);
@@ -428,7 +432,8 @@ class CertificateService:
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
     (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this.
+    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    instead, that each relying party has heeded it, or has no lease.
     """
 
     @staticmethod

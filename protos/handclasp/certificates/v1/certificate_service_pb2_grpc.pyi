@@ -25,7 +25,8 @@ class CertificateServiceStub:
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
     (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this.
+    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    instead, that each relying party has heeded it, or has no lease.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -113,7 +114,8 @@ class CertificateServiceStub:
     error of the call: look at `allowed`.
 
     Who may call: holders of AUTHORIZE_PEERS on the resource, over mTLS only.
-    Errors: INVALID_ARGUMENT; PERMISSION_DENIED; UNAVAILABLE (never a yes without having looked).
+    Errors: INVALID_ARGUMENT; PERMISSION_DENIED; RESOURCE_EXHAUSTED (PASSWORD_CHECKS_BUSY); UNAVAILABLE
+    (REVISION_NOT_REACHED, ...: never a yes without having looked).
     """
     BatchCheckPermissions: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.BatchCheckPermissionsRequest, _certificate_service_pb2.BatchCheckPermissionsResponse]
     """CheckPermission for up to 100 resources at once, all decided at one moment.
@@ -124,6 +126,7 @@ class CertificateServiceStub:
     AddTrustAnchor: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.AddTrustAnchorRequest, _certificate_pb2.TrustAnchor]
     """Adds an outside CA, whose leaves may be uploaded from then on. It must be a CA certificate that is valid now. One that
     shares subject and key identifier with a CA of this service, or with another anchor of a different key, is refused.
+    In force on return.
 
     Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/*`.
     Errors: INVALID_ARGUMENT (CERTIFICATE_INVALID, ANCHOR_NOT_A_CA, CLIENT_AUTH_NOT_ALLOWED, KEY_NOT_ACCEPTED, ...);
@@ -161,7 +164,8 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
     (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this.
+    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    instead, that each relying party has heeded it, or has no lease.
     """
 
     @_abc_1.abstractmethod
@@ -313,7 +317,8 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         error of the call: look at `allowed`.
 
         Who may call: holders of AUTHORIZE_PEERS on the resource, over mTLS only.
-        Errors: INVALID_ARGUMENT; PERMISSION_DENIED; UNAVAILABLE (never a yes without having looked).
+        Errors: INVALID_ARGUMENT; PERMISSION_DENIED; RESOURCE_EXHAUSTED (PASSWORD_CHECKS_BUSY); UNAVAILABLE
+        (REVISION_NOT_REACHED, ...: never a yes without having looked).
         """
 
     @_abc_1.abstractmethod
@@ -336,6 +341,7 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_certificate_pb2.TrustAnchor]:
         """Adds an outside CA, whose leaves may be uploaded from then on. It must be a CA certificate that is valid now. One that
         shares subject and key identifier with a CA of this service, or with another anchor of a different key, is refused.
+        In force on return.
 
         Who may call: holders of TRUST_MANAGEMENT on `trustAnchors/*`.
         Errors: INVALID_ARGUMENT (CERTIFICATE_INVALID, ANCHOR_NOT_A_CA, CLIENT_AUTH_NOT_ALLOWED, KEY_NOT_ACCEPTED, ...);

@@ -7,12 +7,9 @@ from typing import Any, TypeVar
 import grpc
 
 from handclasp.certificate_service.watching.barrier import InForce
+from handclasp.client.in_force import ACKNOWLEDGED, LEASES_ENDED, REVISION
 
 T = TypeVar("T")
-
-REVISION = "handclasp-revision"
-ACKNOWLEDGED = "handclasp-acknowledged"
-LEASES_ENDED = "handclasp-leases-ended"
 
 
 def in_force(done: InForce[T], context: grpc.aio.ServicerContext[Any, Any]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -108,21 +108,15 @@ class Certificates:
         """
         revocation = Revocation(self._clock(), reason, caller.user_id)
 
-        async def work(transaction: Transaction) -> tuple[Certificate, int]:
+        async def work(transaction: Transaction) -> tuple[Certificate, bool]:
             await transaction.alone()
             await self._find(transaction, caller, certificate_id)
             count = await revoke_certificate(transaction, certificate_id, revocation)
             if count:
                 transaction.touch(certificate_name(certificate_id), Effect.WITHDRAWN)
-            return await self._find(transaction, caller, certificate_id), count
+            return await self._find(transaction, caller, certificate_id), count > 0
 
-        def log(done: tuple[Certificate, int]) -> None:
-            certificate, count = done
-            if count:
-                _LOG.info("certificate_revoked", **_said_of(certificate, caller), reason=reason.value)
-
-        done = await self._barrier.write(work, log)
-        return InForce(done.value[0], done.revision, done.settled)
+        return await self._change(caller, work, "certificate_revoked", reason=reason.value)
 
     async def hold(self, caller: Caller, certificate_id: str) -> InForce[Certificate]:
         """Puts on hold until it is reinstated; one that is on hold stays as it is.
@@ -141,13 +135,7 @@ class Certificates:
                 transaction.touch(certificate_name(certificate_id), Effect.WITHDRAWN)
             return await self._find(transaction, caller, certificate_id), changed
 
-        def log(done: tuple[Certificate, bool]) -> None:
-            certificate, changed = done
-            if changed:
-                _LOG.info("certificate_held", **_said_of(certificate, caller))
-
-        done = await self._barrier.write(work, log)
-        return InForce(done.value[0], done.revision, done.settled)
+        return await self._change(caller, work, "certificate_held")
 
     async def reinstate(self, caller: Caller, certificate_id: str) -> InForce[Certificate]:
         """Ends a hold; one that is not on hold stays as it is.
@@ -169,13 +157,7 @@ class Certificates:
                 transaction.touch(certificate_name(certificate_id), Effect.GIVEN)
             return await self._find(transaction, caller, certificate_id), changed
 
-        def log(done: tuple[Certificate, bool]) -> None:
-            certificate, changed = done
-            if changed:
-                _LOG.info("certificate_reinstated", **_said_of(certificate, caller))
-
-        done = await self._barrier.write(work, log)
-        return InForce(done.value[0], done.revision, done.settled)
+        return await self._change(caller, work, "certificate_reinstated")
 
     async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> InForce[int]:
         """Revokes all certificates of a user and returns how many that were.
@@ -208,6 +190,23 @@ class Certificates:
             )
 
         return await self._barrier.write(work, log)
+
+    async def _change(
+        self,
+        caller: Caller,
+        work: Callable[[Transaction], Awaitable[tuple[Certificate, bool]]],
+        event: str,
+        **said: str,
+    ) -> InForce[Certificate]:
+        """Returns once it is in force. What `work` says has changed the certificate is logged as that event."""
+
+        def log(done: tuple[Certificate, bool]) -> None:
+            certificate, changed = done
+            if changed:
+                _LOG.info(event, **_said_of(certificate, caller), **said)
+
+        done = await self._barrier.write(work, log)
+        return InForce(done.value[0], done.revision, done.settled)
 
     async def _find(self, snapshot: Snapshot, caller: Caller, certificate_id: str) -> Certificate:
         found = await find_certificate(snapshot, certificate_id)

@@ -1,0 +1,58 @@
+"""How much of a call in progress is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from handclasp.relying_party import EXECUTE_INTEGRATIONS, Allowed
+from handclasp.relying_party.calls import CallsInProgress, Permit
+from handclasp.relying_party.counters import Counters
+from handclasp.relying_party.decisions import Yes
+from handclasp.relying_party.knowledge import Knowledge
+from handclasp.serving.call import Call
+from handclasp.serving.peer import Peer
+from tests.unit.relying_party.test_knowledge import Clock
+
+YES = Yes(Allowed("users/alice", "certificates/a", "decisions/1"), 10, ("users/alice",), None)
+
+
+def permit(number: int) -> Permit:
+    return Permit(YES, EXECUTE_INTEGRATIONS, f"orders/{number}")
+
+
+async def test_a_stream_that_asks_on_and_on_takes_up_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handclasp.relying_party.calls.MAX_PERMITS", 3)
+    clock = Clock()
+    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), grace=10)
+    asked: list[str] = []
+
+    async def ask_anew(_peer: Peer, _permission: int, resource: str) -> Yes:
+        asked.append(resource)
+        return YES
+
+    calls.ask_anew = ask_anew
+    context: Any = None
+    call = Call("/shop.v1.Orders/Chat", Peer("", b"leaf", None), context)
+    for number in range(10):
+        calls.permit(call, permit(number % 5))
+    calls.was_reset()
+    while len(asked) < 3:  # noqa: ASYNC110 the tasks that ask are the only other ones
+        await asyncio.sleep(0)
+    await calls.close()
+    assert sorted(asked) == ["orders/2", "orders/3", "orders/4"]
+
+
+async def test_a_call_that_has_ended_is_not_taken_in_again() -> None:
+    clock = Clock()
+    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), grace=10)
+    context: Any = None
+    call = Call("/shop.v1.Orders/Get", Peer("", b"leaf", None), context)
+    calls.permit(call, permit(1))
+    assert len(calls) == 1
+    call.finish()
+    assert len(calls) == 0
+    calls.permit(call, permit(1))
+    assert len(calls) == 0
