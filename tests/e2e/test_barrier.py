@@ -30,19 +30,22 @@ SLEEPER = '''
 """Integrations for tests."""
 
 import asyncio
+from pathlib import Path
 
 from pydantic import BaseModel
 
 from handclasp.authoring import integration
 
 
-class Seconds(BaseModel):
+class Sleep(BaseModel):
     seconds: float
+    begun: str
 
 
 @integration(name="sleep", version="1.0.0", timeout=60)
-async def sleep(value: Seconds) -> Seconds:
-    """Sleeps."""
+async def sleep(value: Sleep) -> Sleep:
+    """Sleeps, once the file that is named there says so."""
+    Path(value.begun).touch()
     await asyncio.sleep(value.seconds)
     return value
 '''
@@ -83,8 +86,9 @@ async def echo(client: HandclaspClient) -> None:
     assert json.loads((await client.integrations.ExecuteIntegration(request)).output_json) == {"hello": "world"}
 
 
-async def sleep(client: HandclaspClient, seconds: float) -> None:
-    request = ExecuteIntegrationRequest(name="integrations/sleep", input_json=json.dumps({"seconds": seconds}))
+async def sleep(client: HandclaspClient, seconds: float, begun: Path) -> None:
+    what = json.dumps({"seconds": seconds, "begun": str(begun)})
+    request = ExecuteIntegrationRequest(name="integrations/sleep", input_json=what)
     await client.integrations.ExecuteIntegration(request)
 
 
@@ -204,9 +208,14 @@ async def test_a_restart_of_the_service_loses_nothing_and_resets_nothing(scene: 
 async def test_calls_in_progress_end_when_what_they_rest_on_is_taken_away(scene: Scene) -> None:
     certificate, client = await scene.user()
     _, other = await scene.user()
-    running = asyncio.create_task(refused(sleep(client, 50)))
-    staying = asyncio.create_task(sleep(other, 3))
-    await asyncio.sleep(0.5)
+    begun = [scene.deployment.folder / "first begun", scene.deployment.folder / "second begun"]
+    running = asyncio.create_task(refused(sleep(client, 50, begun[0])))
+    staying = asyncio.create_task(sleep(other, 3, begun[1]))
+
+    async def both() -> bool:
+        return all(path.exists() for path in begun)
+
+    await until(both, "both calls run")
     await scene.revoke(certificate)
     assert await asyncio.wait_for(running, 10) == Reason.AUTHORIZATION_WITHDRAWN
     await staying

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import pytest
 
 from handclasp.authorization.v1 import authorization_service_pb2 as watch_pb
-from handclasp.authorization.v1.authorization_service_pb2_grpc import AuthorizationServiceStub
 from handclasp.certificate_service.domain.changes import Change, Effect
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
@@ -22,6 +16,7 @@ from handclasp.client.in_force import Barrier, in_force
 from handclasp.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from tests.rpc.certificate_harness import at_once, beside, counts, refusal, trusted_ca, upload, why
 from tests.support.installation import Installation, running_installation
+from tests.support.raw_watcher import RawWatcher, watching_from_now
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -227,51 +222,12 @@ async def test_the_log_says_who_did_it(installation: Installation) -> None:
         assert "users/admin" in line
 
 
-@dataclass
-class Watcher:
-    """A relying party that renews its lease; it acknowledges unless it is told not to."""
-
-    acknowledges: bool
-    effects: list[tuple[str, str]] = field(default_factory=list)
-    leased: asyncio.Event = field(default_factory=asyncio.Event)
-    applied: int = 0
-
-    async def watch(self, channel: grpc.aio.Channel) -> None:
-        call = AuthorizationServiceStub(channel).WatchAuthorization(self._requests())
-        async for response in call:
-            if response.WhichOneof("message") == "pong":
-                self.leased.set()
-            for change in response.changes.changes:
-                names = map(watch_pb.Change.Effect.Name, change.effects)
-                self.effects += [(change.name, name.removeprefix("EFFECT_")) for name in names]
-            position = response.changes.position.revision or response.reset.position.revision
-            if self.acknowledges and position:
-                self.applied = position
-
-    async def _requests(self) -> AsyncIterator[watch_pb.WatchAuthorizationRequest]:
-        yield watch_pb.WatchAuthorizationRequest(start={"process_id": secrets.token_hex(16)})  # type: ignore[arg-type]  # protobuf takes a dict
-        number = 0
-        while True:
-            number += 1
-            yield watch_pb.WatchAuthorizationRequest(
-                ping={"number": number, "acknowledged_revision": self.applied}  # type: ignore[arg-type]  # likewise
-            )
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def watching(installation: Installation, *, acknowledges: bool) -> AsyncIterator[Watcher]:
-    identity = installation.relying_party_identity
-    credentials = grpc.ssl_channel_credentials(installation.ca_pem, identity.key_pem, identity.certificate_pem)
-    watcher = Watcher(acknowledges)
-    async with grpc.aio.secure_channel(installation.mtls_address, credentials) as channel:
-        task = asyncio.create_task(watcher.watch(channel))
-        try:
-            await asyncio.wait_for(watcher.leased.wait(), 20)
-            yield watcher
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+async def collect_effects(watcher: RawWatcher, name: str, effects: list[str]) -> None:
+    """What happens to that name, until cancelled."""
+    while True:
+        for change in (await watcher.receive()).changes.changes:
+            if change.name == name:
+                effects += [watch_pb.Change.Effect.Name(effect) for effect in change.effects]
 
 
 async def in_turn(client: HandclaspClient, name: str) -> list[Barrier | None]:
@@ -287,8 +243,14 @@ async def test_each_waits_for_the_relying_parties(tmp_path: Path, database_url: 
     """Also those that find nothing to change: the first of two such calls may still be waiting."""
     async with running_installation(tmp_path, database_url, lease=0.6, ping_interval=0.1) as installation:
         identity = await installation.issue(await installation.new_user())
-        async with watching(installation, acknowledges=acknowledges) as watcher:
+        effects: list[str] = []
+        async with watching_from_now(installation) as watcher:
+            await watcher.lease()
+            pinging = watcher.pinging(None if acknowledges else watcher.position.revision)
+            collecting = asyncio.create_task(collect_effects(watcher, identity.name, effects))
             barriers = await in_turn(installation.admin, identity.name)
+            pinging.cancel()
+            collecting.cancel()
     found = [barrier and (barrier.acknowledged, barrier.leases_ended) for barrier in barriers]
     assert found == [(1, 0) if acknowledges else (0, 1)] * 4
-    assert [effect for name, effect in watcher.effects if name == identity.name] == ["WITHDRAWN", "GIVEN"]
+    assert effects == ["EFFECT_WITHDRAWN", "EFFECT_GIVEN"]

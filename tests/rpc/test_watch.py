@@ -182,13 +182,7 @@ async def test_one_that_pings_and_never_acknowledges_does_not_hold_it_up_for_eve
     async with watching_from_now(installation) as watcher:
         before = watcher.position.revision
         await watcher.lease()
-
-        async def ping_on() -> None:
-            while True:
-                await watcher.ping(acknowledged=before)
-                await asyncio.sleep(LEASE / 10)
-
-        pinging = asyncio.create_task(ping_on())
+        pinging = watcher.pinging(acknowledged=before)
         try:
             said = await asyncio.wait_for(revoke(installation, identity.name), 20 * LEASE)
         finally:

@@ -80,6 +80,15 @@ class RawWatcher:
             await self.ping(acknowledged)
             await asyncio.sleep(1.0)
 
+    async def ping_on(self, acknowledged: int | None = None) -> None:
+        """Pings twenty times a second, until cancelled. Arguments as of `ping`."""
+        while True:
+            await self.ping(acknowledged)
+            await asyncio.sleep(0.05)
+
+    def pinging(self, acknowledged: int | None = None) -> asyncio.Task[None]:
+        return asyncio.create_task(self.ping_on(acknowledged))
+
     async def end(self) -> grpc.StatusCode:
         """What the stream ends with, whatever it says before."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:

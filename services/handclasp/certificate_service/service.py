@@ -159,7 +159,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             ),
             profiles=AccessProfiles(database, barrier, access, tokens, clock),
             certificates=Certificates(database, barrier, access, tokens, clock),
-            issue=IssueCertificate(access, issuing, own_names=settings.server_names),
+            issue=IssueCertificate(access, issuing, own_names=settings.server_names, clock=clock),
             renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),

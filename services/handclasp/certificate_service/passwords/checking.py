@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from handclasp.certificate_service.domain.users import normalize_password
 from handclasp.certificate_service.passwords.hashing import Argon2
@@ -20,6 +21,9 @@ from handclasp.errors import Reason, ResourceExhausted
 _BUSY_RETRY = timedelta(seconds=1)
 # Of an IPv6 address: what is a subnet's (RFC 4291, section 2.5.4). Whoever has one has all the addresses in it.
 _SUBNET_BITS = 64
+
+_Attempt: TypeAlias = tuple[str, str, bytes]
+"""The user's id, the address, and a keyed hash of the password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class PasswordChecker:
         self._waiting: Counter[str] = Counter()
         # Only to compare attempts with each other while they are being checked.
         self._process_key = secrets.token_bytes(32)
-        self._running: dict[tuple[str, str, bytes], asyncio.Task[Checked]] = {}
+        self._running: dict[_Attempt, tuple[str | None, asyncio.Task[Checked]]] = {}
 
     async def check(self, user_id: str, password: str, address: str) -> Checked:
         """Whether that is the user's password.
@@ -67,34 +71,44 @@ class PasswordChecker:
         address = _source(address)
         composed = normalize_password(password).encode()
         key = (user_id, address, hmac.digest(self._process_key, composed, hashlib.sha256))
-        task = self._running.get(key)
-        if task is None:
-            if self._waiting[address] >= self._waiting_per_address:
-                raise ResourceExhausted(
-                    Reason.PASSWORD_CHECKS_BUSY,
-                    "too many passwords from this address are being checked; try again in a moment, or use a"
-                    " certificate",
-                    retry_after=_BUSY_RETRY,
-                )
-            task = self._running[key] = asyncio.create_task(self._check(user_id, composed.decode(), address))
+        if key not in self._running:
+            self._require_room(address)
+        # Read by each attempt, also by one that joins another: a check that began before the password was changed says
+        # nothing to whoever asks after that.
+        stored = await self._find_hash(user_id)
+        compared_with, task = self._running.get(key, (None, None))
+        if task is None or compared_with != stored:
+            self._require_room(address)
+            task = asyncio.create_task(self._check(user_id, stored, composed.decode(), address))
+            self._running[key] = stored, task
             self._waiting[address] += 1
-            task.add_done_callback(lambda _: self._finished(key, address))
+            task.add_done_callback(lambda done: self._finished(key, done, address))
         # Shielded, because equal attempts share it, and because one that is let go counts all the same.
         return await asyncio.shield(task)
 
-    async def _check(self, user_id: str, password: str, address: str) -> Checked:
+    def _require_room(self, address: str) -> None:
+        if self._waiting[address] >= self._waiting_per_address:
+            raise ResourceExhausted(
+                Reason.PASSWORD_CHECKS_BUSY,
+                "too many passwords from this address are being checked; try again in a moment, or use a certificate",
+                retry_after=_BUSY_RETRY,
+            )
+
+    async def _check(self, user_id: str, stored: str | None, password: str, address: str) -> Checked:
         retry_time = self._throttle.begin(user_id, address, self._clock())
         if retry_time is not None:
             return Checked(right=False, retry_time=retry_time)
         right = False
         try:
-            right = await self._argon2.verify(await self._find_hash(user_id), password)
+            right = await self._argon2.verify(stored, password)
         finally:
             self._throttle.end(user_id, address, self._clock(), right=right)
         return Checked(right)
 
-    def _finished(self, key: tuple[str, str, bytes], address: str) -> None:
-        self._running.pop(key, None)
+    def _finished(self, key: _Attempt, task: asyncio.Task[Checked], address: str) -> None:
+        # By now there may be another one, which compares with a newer password.
+        if key in self._running and self._running[key][1] is task:
+            del self._running[key]
         self._waiting[address] -= 1
         if self._waiting[address] <= 0:
             del self._waiting[address]

@@ -120,6 +120,13 @@ async def user_facts(snapshot: Snapshot, user_ids: Iterable[str]) -> dict[str, U
     return {key: _user_facts(rows) for key, rows in found.items()}
 
 
+async def peer_facts(snapshot: Snapshot, fingerprint: str) -> PeerFacts | None:
+    """The same of a peer: the certificate on file with that fingerprint, and its user."""
+    _, found = _grouped(await snapshot.fetch(_by_fingerprint, {"keys": [fingerprint]}), "fingerprint")
+    rows = found.get(fingerprint)
+    return _peer_facts(rows) if rows else None
+
+
 class _Queue:
     """Keys that wait for the next run of one query."""
 

@@ -31,6 +31,7 @@ from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason, invalid_field
 
@@ -66,6 +67,9 @@ class AccessProfiles:
         profile = AccessProfile(profile_id, text, held, built_in=False, create_time=now, update_time=now)
 
         async def work(transaction: Transaction) -> None:
+            acting = await readmitted(transaction, caller, self._clock())
+            self._access.require(acting, Permission.ACCESS_CONTROL, name)
+            self._access.protect_handing_out(acting, held, name)
             if await find_profiles(transaction, [profile_id]):
                 raise _profile_exists(name)
             await add_profile(transaction, profile)
@@ -116,9 +120,11 @@ class AccessProfiles:
 
         async def work(transaction: Transaction) -> AccessProfile:
             await transaction.alone()
+            acting = await readmitted(transaction, caller, self._clock())
+            self._access.require(acting, Permission.ACCESS_CONTROL, name)
             profile = await _changeable(transaction, profile_id)
             if held is not None:
-                self._access.protect_handing_out(caller, lacking(profile.grants, held), name)
+                self._access.protect_handing_out(acting, lacking(profile.grants, held), name)
                 if held != profile.grants:
                     transaction.touch(name, Effect.ALTERED)
                 profile = replace(profile, grants=held)

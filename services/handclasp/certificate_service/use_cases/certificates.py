@@ -36,6 +36,7 @@ from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import FailedPrecondition, NotFound, Reason
 
@@ -148,9 +149,10 @@ class Certificates:
 
         async def work(transaction: Transaction) -> tuple[Certificate, bool]:
             await transaction.alone()
-            found = await self._find(transaction, caller, certificate_id)
+            acting = await readmitted(transaction, caller, self._clock())
+            found = await self._find(transaction, acting, certificate_id)
             # It gives: whoever holds the key acts as that user again.
-            self._access.protect(caller, (await user_facts(transaction, [found.user_id]))[found.user_id])
+            self._access.protect(acting, (await user_facts(transaction, [found.user_id]))[found.user_id])
             _refuse_revoked(found, "reinstated")
             changed = await reinstate_certificate(transaction, certificate_id, self._clock())
             if changed:

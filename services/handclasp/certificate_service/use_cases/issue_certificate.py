@@ -15,10 +15,11 @@ from handclasp.certificate_service.domain.identifiers import user_name
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.use_cases.access import Access
-from handclasp.certificate_service.use_cases.caller import Caller
+from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity
 from handclasp.certificate_service.use_cases.issuing import Issuing, Order
 from handclasp.certificate_service.use_cases.owners import active_owner, check_is_relying_party
+from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.x509.issuing import KeyKind, generate_key, key_to_pem, parse_server_name
 from handclasp.certificate_service.x509.signing_request import read_signing_request
 from handclasp.errors import invalid_field
@@ -71,9 +72,10 @@ class IssueCertificate:
         own_names: DNS names and IP addresses that clients call this service by.
     """
 
-    def __init__(self, access: Access, issuing: Issuing, *, own_names: Sequence[str]) -> None:
+    def __init__(self, access: Access, issuing: Issuing, *, own_names: Sequence[str], clock: Clock) -> None:
         self._access = access
         self._issuing = issuing
+        self._clock = clock
         self._own_names = frozenset(map(parse_server_name, own_names))
 
     async def issue(self, caller: Caller, request: IssueRequest) -> Issued:
@@ -82,13 +84,11 @@ class IssueCertificate:
         Raises:
             InvalidArgument, NotFound, FailedPrecondition, AlreadyExists, PermissionDenied
         """
-        resource = user_name(request.user_id)
-        self._access.require_manages(caller, request.user_id)
-        if request.server_names:
-            self._access.require(caller, Permission.USER_MANAGEMENT, resource)
+        self._require_may(caller, request)
         lifetime = self._issuing.lifetime(request.lifetime)
-        if not self._own_names.isdisjoint(_parse_server_names(request.server_names)):
-            self._access.protect_own_names(caller, resource)
+        own_name = not self._own_names.isdisjoint(_parse_server_names(request.server_names))
+        if own_name:
+            self._access.protect_own_names(caller, user_name(request.user_id))
         if request.generate_key is not None:
             key = generate_key(request.generate_key)
             private_key_pem: bytes | None = key_to_pem(key, None)
@@ -109,8 +109,12 @@ class IssueCertificate:
         )
 
         async def check(transaction: Transaction) -> None:
+            acting = await readmitted(transaction, caller, self._clock())
+            self._require_may(acting, request)
+            if own_name:
+                self._access.protect_own_names(acting, user_name(request.user_id))
             owner = await active_owner(transaction, request.user_id)
-            self._access.protect(caller, owner)
+            self._access.protect(acting, owner)
             if request.server_names:
                 check_is_relying_party(owner)
 
@@ -121,6 +125,11 @@ class IssueCertificate:
                 KeyCustody.KEY_NOT_RETAINED if custody is KeyCustody.RETURNED else KeyCustody.CALLER_HELD,
             )
         return Issued(filed.certificate, custody, private_key_pem)
+
+    def _require_may(self, caller: Caller, request: IssueRequest) -> None:
+        self._access.require_manages(caller, request.user_id)
+        if request.server_names:
+            self._access.require(caller, Permission.USER_MANAGEMENT, user_name(request.user_id))
 
 
 def _parse_server_names(names: tuple[str, ...]) -> list[x509.DNSName | x509.IPAddress]:

@@ -19,6 +19,7 @@ from handclasp.certificate_service.storage.trust_anchors import add_anchor, all_
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.certificate_service.x509.anchors import conflict, conflict_with_own, read_anchor
 from handclasp.certificate_service.x509.fingerprints import fingerprint
@@ -89,6 +90,8 @@ class TrustAnchors:
 
         async def work(transaction: Transaction) -> TrustAnchor:
             await transaction.alone()
+            acting = await readmitted(transaction, caller, self._clock())
+            self._access.require(acting, Permission.TRUST_MANAGEMENT, trust_anchor_name(anchor_id))
             known = await all_anchors(transaction)
             for other in known:
                 if other.fingerprint == fresh.fingerprint:

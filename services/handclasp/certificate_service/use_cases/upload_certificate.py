@@ -22,6 +22,7 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
 from handclasp.certificate_service.use_cases.on_file import certificate_on_file
 from handclasp.certificate_service.use_cases.owners import active_owner
+from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.x509.possession import check_possession
 from handclasp.certificate_service.x509.uploaded import (
     TrustAnchorCertificate,
@@ -94,7 +95,9 @@ class UploadCertificate:
         )
 
         async def put_on_file(transaction: Transaction) -> Certificate:
-            self._access.protect(caller, await active_owner(transaction, request.user_id))
+            acting = await readmitted(transaction, caller, self._clock())
+            self._access.require_manages(acting, request.user_id)
+            self._access.protect(acting, await active_owner(transaction, request.user_id))
             if anchor.fingerprint not in {known.fingerprint for known in await all_anchors(transaction)}:
                 raise InvalidArgument(
                     Reason.CHAIN_NOT_TRUSTED,

@@ -43,6 +43,7 @@ from handclasp.certificate_service.storage.users import (
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
+from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import (
     AlreadyExists,
@@ -110,10 +111,11 @@ class Users:
         )
 
         async def work(transaction: Transaction) -> None:
+            acting = await self._still_manages(transaction, caller, user_id)
             if await find_user(transaction, user_id) is not None:
                 raise _user_exists(user_id)
             grants = await _grants_of(transaction, profiles)
-            self._access.protect_handing_out(caller, grants, user_name(user_id))
+            self._access.protect_handing_out(acting, grants, user_name(user_id))
             await add_user(transaction, user, password_hash)
 
         def log(_: None) -> None:
@@ -164,13 +166,14 @@ class Users:
 
         async def work(transaction: Transaction) -> User:
             await transaction.alone()
+            acting = await self._still_manages(transaction, caller, user_id)
             user = await _existing(transaction, user_id)
             if text is not None:
                 user = replace(user, display_name=text)
             if profiles is not None:
                 facts = (await user_facts(transaction, [user_id]))[user_id]
-                self._access.protect(caller, facts)
-                self._access.protect_handing_out(caller, await _grants_of(transaction, profiles), user_name(user_id))
+                self._access.protect(acting, facts)
+                self._access.protect_handing_out(acting, await _grants_of(transaction, profiles), user_name(user_id))
                 if ADMINISTRATOR in user.profile_ids and ADMINISTRATOR not in profiles:
                     await _check_not_last_administrator(transaction, user)
                 if profiles != user.profile_ids:
@@ -223,8 +226,9 @@ class Users:
 
         async def work(transaction: Transaction) -> User:
             await transaction.alone()
+            acting = await self._still_manages(transaction, caller, user_id)
             user = await _existing(transaction, user_id)
-            self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
+            self._access.protect(acting, (await user_facts(transaction, [user_id]))[user_id])
             if user.state is UserState.ACTIVE:
                 return user
             user = replace(user, state=UserState.ACTIVE, update_time=self._clock(), disable_time=None)
@@ -257,8 +261,11 @@ class Users:
 
         async def work(transaction: Transaction) -> User:
             await transaction.alone()
+            acting = await readmitted(transaction, caller, self._clock())
+            if not own:
+                self._access.require(acting, Permission.USER_MANAGEMENT, user_name(user_id))
             await _existing(transaction, user_id)
-            self._access.protect(caller, (await user_facts(transaction, [user_id]))[user_id])
+            self._access.protect(acting, (await user_facts(transaction, [user_id]))[user_id])
             if own and await find_password_hash(transaction, user_id) != before:
                 # Somebody set another one since the old one was checked: theirs stays.
                 raise _old_password_wrong()
@@ -270,6 +277,11 @@ class Users:
             _LOG.info("password_set", user=user_name(user_id), by=caller.user, peer_address=caller.address)
 
         return await self._barrier.write(work, log)
+
+    async def _still_manages(self, transaction: Transaction, caller: Caller, user_id: str) -> Caller:
+        acting = await readmitted(transaction, caller, self._clock())
+        self._access.require(acting, Permission.USER_MANAGEMENT, user_name(user_id))
+        return acting
 
     async def _check_old_password(self, caller: Caller, old: str) -> None:
         checked = await self._passwords.check(caller.user_id, old, caller.address)
