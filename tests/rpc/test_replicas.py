@@ -14,6 +14,7 @@ import pytest_asyncio
 from handclasp.accounts.v1 import account_service_pb2 as accounts
 from handclasp.accounts.v1.user_pb2 import User
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
+from handclasp.certificates.v1.certificate_pb2 import Certificate
 from handclasp.client.csr import make_key_and_request
 from handclasp.errors import HandclaspError
 from tests.rpc.certificate_harness import add_anchor, at_once, upload, why
@@ -227,3 +228,26 @@ async def test_what_the_others_settled_is_counted(both: Both) -> None:
         said = await revoke(first, identity.name)
         obeying.cancel()
     assert said["acknowledged"] >= 1
+
+
+async def test_nothing_is_issued_at_one_after_all_was_revoked_at_the_other(both: Both) -> None:
+    """Whichever of the two transactions comes first: the new certificate is revoked with the others, or is not made."""
+    first, second = both
+    for _ in range(10):
+        user_id = await first.new_user("regular-user")
+        identity = await first.issue(user_id)
+        async with first.client(identity) as thief:
+            requests = [
+                pb.IssueCertificateRequest(
+                    user=f"users/{user_id}", csr_pem=make_key_and_request(user_id).csr_pem.decode()
+                )
+                for _ in range(5)
+            ]
+            await at_once(
+                *(thief.certificates.IssueCertificate(request) for request in requests),
+                second.admin.certificates.RevokeUserCertificates(
+                    pb.RevokeUserCertificatesRequest(user=f"users/{user_id}")
+                ),
+            )
+        listed = await first.admin.certificates.ListCertificates(pb.ListCertificatesRequest(user=f"users/{user_id}"))
+        assert {one.state for one in listed.certificates} == {Certificate.STATE_REVOKED}

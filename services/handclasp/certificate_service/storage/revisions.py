@@ -52,7 +52,8 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> Pos
 async def lock_head(connection: AsyncConnection) -> None:
     """Lets nobody else commit a change until the connection's transaction is over; what is read from then on includes
     all that others have committed. SQLite has one writer anyway."""
-    await connection.execute(_lock)
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_lock)
 
 
 async def read_head(connection: AsyncConnection) -> Position:

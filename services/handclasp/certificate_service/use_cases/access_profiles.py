@@ -119,7 +119,6 @@ class AccessProfiles:
         held = None if grants is None else _check_grants(grants)
 
         async def work(transaction: Transaction) -> AccessProfile:
-            await transaction.alone()
             acting = await readmitted(transaction, caller, self._clock())
             self._access.require(acting, Permission.ACCESS_CONTROL, name)
             profile = await _changeable(transaction, profile_id)

@@ -148,7 +148,6 @@ class Certificates:
         """
 
         async def work(transaction: Transaction) -> tuple[Certificate, bool]:
-            await transaction.alone()
             acting = await readmitted(transaction, caller, self._clock())
             found = await self._find(transaction, acting, certificate_id)
             # It gives: whoever holds the key acts as that user again.

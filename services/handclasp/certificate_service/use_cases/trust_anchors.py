@@ -89,7 +89,6 @@ class TrustAnchors:
         )
 
         async def work(transaction: Transaction) -> TrustAnchor:
-            await transaction.alone()
             acting = await readmitted(transaction, caller, self._clock())
             self._access.require(acting, Permission.TRUST_MANAGEMENT, trust_anchor_name(anchor_id))
             known = await all_anchors(transaction)

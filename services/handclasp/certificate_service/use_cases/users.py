@@ -165,7 +165,6 @@ class Users:
         profiles = None if profile_ids is None else _check_profile_ids(profile_ids)
 
         async def work(transaction: Transaction) -> User:
-            await transaction.alone()
             acting = await self._still_manages(transaction, caller, user_id)
             user = await _existing(transaction, user_id)
             if text is not None:
@@ -225,7 +224,6 @@ class Users:
         self._access.require(caller, Permission.USER_MANAGEMENT, user_name(user_id))
 
         async def work(transaction: Transaction) -> User:
-            await transaction.alone()
             acting = await self._still_manages(transaction, caller, user_id)
             user = await _existing(transaction, user_id)
             self._access.protect(acting, (await user_facts(transaction, [user_id]))[user_id])
@@ -260,7 +258,6 @@ class Users:
         password_hash = await self._argon2.hash(composed)
 
         async def work(transaction: Transaction) -> User:
-            await transaction.alone()
             acting = await readmitted(transaction, caller, self._clock())
             if not own:
                 self._access.require(acting, Permission.USER_MANAGEMENT, user_name(user_id))
