@@ -1,0 +1,96 @@
+"""A change of a trust anchor is in force once this process's own listeners heed it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from sqlalchemy.exc import OperationalError
+
+from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
+from handclasp.certificate_service.watching.anchors import AnchorsFollower
+from handclasp.certificate_service.watching.feed import ChangeFeed
+from tests.unit.certificate_service.watching.test_feed import StoredHistory
+
+
+class Stage:
+    """A feed, and listeners that are told to reload and do it when the test lets them."""
+
+    def __init__(self, patience: float = 30.0) -> None:
+        self.feed = ChangeFeed(StoredHistory())
+        self.reloads = 0
+        self.failures = 0
+        self.gate = asyncio.Event()
+        self.follower = AnchorsFollower(self.feed, self._reload, patience=patience)
+
+    async def _reload(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OperationalError("SELECT", {}, Exception("the test says so"))
+        await self.gate.wait()
+        self.reloads += 1
+
+    def publish(self, name: str) -> int:
+        number = self.feed.head.revision + 1
+        self.feed.committed(Revision(Position(number, number), (Change(name, Effect.GIVEN),)))
+        return number
+
+
+@pytest_asyncio.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage()
+    running = asyncio.create_task(stage.follower.run())
+    yield stage
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_it_is_waited_for(stage: Stage) -> None:
+    revision = stage.publish("trustAnchors/a")
+    settling = asyncio.create_task(stage.follower.settle(revision))
+    await turns()
+    assert not settling.done()
+    assert stage.follower.settled_up_to(revision) == revision - 1
+    stage.gate.set()
+    await settling
+    assert stage.reloads == 1
+    assert stage.follower.settled_up_to(revision) == revision
+
+
+async def test_what_is_no_anchor_is_not_waited_for(stage: Stage) -> None:
+    revision = stage.publish("certificates/c")
+    await asyncio.wait_for(stage.follower.settle(revision), 10)
+    assert stage.reloads == 0
+    assert stage.follower.settled_up_to(revision) == revision
+
+
+async def test_a_later_change_does_not_hold_up_an_earlier_one_for_ever(stage: Stage) -> None:
+    first = stage.publish("trustAnchors/a")
+    settling = asyncio.create_task(stage.follower.settle(first))
+    await turns()
+    stage.publish("trustAnchors/b")
+    stage.gate.set()
+    await settling
+
+
+async def test_a_reload_that_fails_is_tried_again(stage: Stage) -> None:
+    stage.failures = 1
+    stage.gate.set()
+    await asyncio.wait_for(stage.follower.settle(stage.publish("trustAnchors/a")), 10)
+    assert stage.reloads == 1
+
+
+async def test_patience_ends() -> None:
+    """Decisions heed the change in any case; a listener that is stuck must not hold up taking away."""
+    stage = Stage(patience=0.05)
+    running = asyncio.create_task(stage.follower.run())
+    await asyncio.wait_for(stage.follower.settle(stage.publish("trustAnchors/a")), 10)
+    assert stage.reloads == 0
+    running.cancel()
+    await asyncio.wait({running})
