@@ -24,10 +24,14 @@ from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificate_service.use_cases.certificates import Certificates
 from handclasp.certificate_service.use_cases.check_permission import CheckPermission
 from handclasp.certificate_service.use_cases.denial_log import DenialLog
+from handclasp.certificate_service.use_cases.enroll import Enroll
+from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
 from handclasp.certificate_service.use_cases.issuing import Issuing
+from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
 from handclasp.certificate_service.use_cases.pages import PageTokens
+from handclasp.certificate_service.use_cases.recognized_tokens import RecognizedTokens
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
@@ -54,6 +58,8 @@ class Service:
     issue: IssueCertificate
     renew: RenewCertificate
     upload: UploadCertificate
+    enrollment_tokens: EnrollmentTokens
+    enroll: Enroll
     check: CheckPermission
     anchors: TrustAnchors
     explain: ExplainDecision
@@ -129,6 +135,8 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             maximum_lifetime=settings.maximum_lifetime,
             clock=clock,
         )
+        rights = IssuingRights(access, own_names=settings.server_names)
+        enrollment = RecognizedTokens(database, PasswordThrottle(settings.throttle), denials, clock)
 
         anchors = TrustAnchors(database, barrier, access, tokens, own=installation.certificates, clock=clock)
         listeners = ListenerCredentials(
@@ -159,9 +167,13 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             ),
             profiles=AccessProfiles(database, barrier, access, tokens, clock),
             certificates=Certificates(database, barrier, access, tokens, clock),
-            issue=IssueCertificate(access, issuing, own_names=settings.server_names),
+            issue=IssueCertificate(rights, issuing),
             renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
+            enrollment_tokens=EnrollmentTokens(
+                database, rights, maximum_lifetime=settings.maximum_enrollment_token_lifetime, clock=clock
+            ),
+            enroll=Enroll(enrollment, issuing, clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
             explain=ExplainDecision(denials, access),

@@ -66,6 +66,11 @@ class CertificateServiceSettings(SectionSettings):
     maximum_lifetime: timedelta = Field(
         timedelta(days=90), ge=timedelta(minutes=1), description="The longest that an issued certificate may be valid."
     )
+    maximum_enrollment_token_lifetime: timedelta = Field(
+        timedelta(hours=24),
+        ge=timedelta(minutes=1),
+        description="The longest that an enrollment token may be good. An hour, or this if it is less, is the default.",
+    )
     protect_administrators: bool = Field(
         True,
         description="Nobody gives credentials or profiles to a user who holds an administrative permission that they"

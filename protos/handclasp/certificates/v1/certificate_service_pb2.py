@@ -30,9 +30,10 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handclasp.authorization.v1 import decision_pb2 as handclasp_dot_authorization_dot_v1_dot_decision__pb2
 from handclasp.authorization.v1 import permission_pb2 as handclasp_dot_authorization_dot_v1_dot_permission__pb2
 from handclasp.certificates.v1 import certificate_pb2 as handclasp_dot_certificates_dot_v1_dot_certificate__pb2
+from handclasp.certificates.v1 import enrollment_token_pb2 as handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3handclasp/certificates/v1/certificate_service.proto\x12\x19handclasp.certificates.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)handclasp/authorization/v1/decision.proto\x1a+handclasp/authorization/v1/permission.proto\x1a+handclasp/certificates/v1/certificate.proto\"\x8d\x03\n\x17IssueCertificateRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x07\x63sr_pem\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x63sr_der\x18\x03 \x01(\x0cH\x00\x12?\n\x0cgenerate_key\x18\x04 \x01(\x0e\x32\'.handclasp.certificates.v1.KeyAlgorithmH\x00\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12N\n\x06labels\x18\x07 \x03(\x0b\x32>.handclasp.certificates.v1.IssueCertificateRequest.LabelsEntry\x12\x14\n\x0cserver_names\x18\x08 \x03(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\nkey_source\"\xb1\x01\n\x18IssueCertificateResponse\x12;\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32&.handclasp.certificates.v1.Certificate\x12\x1c\n\x0fprivate_key_pem\x18\x02 \x01(\tB\x03\x80\x01\x01\x12:\n\x0bkey_custody\x18\x03 \x01(\x0e\x32%.handclasp.certificates.v1.KeyCustody\"\xca\x02\n\x18UploadCertificateRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x03pem\x18\x02 \x01(\tH\x00\x12\r\n\x03\x64\x65r\x18\x03 \x01(\x0cH\x00\x12\x44\n\x10possession_proof\x18\x04 \x01(\x0b\x32*.handclasp.certificates.v1.PossessionProof\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12O\n\x06labels\x18\x06 \x03(\x0b\x32?.handclasp.certificates.v1.UploadCertificateRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b\x63\x65rtificate\"7\n\x0fPossessionProof\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"+\n\x15GetCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xd0\x02\n\x17ListCertificatesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\x12<\n\x06states\x18\x04 \x03(\x0e\x32,.handclasp.certificates.v1.Certificate.State\x12\x0e\n\x06serial\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x31\n\rexpire_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpire_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x04view\x18\t \x01(\x0e\x32*.handclasp.certificates.v1.CertificateView\"q\n\x18ListCertificatesResponse\x12<\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32&.handclasp.certificates.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x01\n\x18UpdateCertificateRequest\x12\x41\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32&.handclasp.certificates.v1.CertificateB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"k\n\x18RevokeCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.handclasp.certificates.v1.RevocationReason\"p\n\x1dRevokeUserCertificatesRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.handclasp.certificates.v1.RevocationReason\",\n\x16HoldCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"1\n\x1bReinstateCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xa2\x01\n\x17RenewCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x07\x63sr_pem\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x63sr_der\x18\x03 \x01(\x0cH\x00\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x0c\n\nkey_source\"7\n\x1eRevokeUserCertificatesResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"\x87\x02\n\x16\x43heckPermissionRequest\x12\x1e\n\x10peer_certificate\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12G\n\x11\x62\x61sic_credentials\x18\x02 \x01(\x0b\x32,.handclasp.authorization.v1.BasicCredentials\x12@\n\npermission\x18\x03 \x01(\x0e\x32&.handclasp.authorization.v1.PermissionB\x04\xe2\x41\x01\x02\x12\x16\n\x08resource\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\"\x8e\x02\n\x1c\x42\x61tchCheckPermissionsRequest\x12\x1e\n\x10peer_certificate\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12G\n\x11\x62\x61sic_credentials\x18\x02 \x01(\x0b\x32,.handclasp.authorization.v1.BasicCredentials\x12@\n\npermission\x18\x03 \x01(\x0e\x32&.handclasp.authorization.v1.PermissionB\x04\xe2\x41\x01\x02\x12\x17\n\tresources\x18\x04 \x03(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\"X\n\x1d\x42\x61tchCheckPermissionsResponse\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.handclasp.authorization.v1.Decision\"Z\n\x15\x41\x64\x64TrustAnchorRequest\x12\r\n\x03pem\x18\x01 \x01(\tH\x00\x12\r\n\x03\x64\x65r\x18\x02 \x01(\x0cH\x00\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\tB\r\n\x0b\x63\x65rtificate\"@\n\x17ListTrustAnchorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"r\n\x18ListTrustAnchorsResponse\x12=\n\rtrust_anchors\x18\x01 \x03(\x0b\x32&.handclasp.certificates.v1.TrustAnchor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18RemoveTrustAnchorRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x17\n\x15GetTrustBundleRequest\"~\n\x0bTrustBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x13\n\x0b\x61uthorities\x18\x02 \x03(\t\x12\x15\n\rtrust_anchors\x18\x03 \x03(\t\x12-\n\tread_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*c\n\x0cKeyAlgorithm\x12\x1d\n\x19KEY_ALGORITHM_UNSPECIFIED\x10\x00\x12\x19\n\x15KEY_ALGORITHM_EC_P256\x10\x01\x12\x19\n\x15KEY_ALGORITHM_EC_P384\x10\x02*\x82\x01\n\nKeyCustody\x12\x1b\n\x17KEY_CUSTODY_UNSPECIFIED\x10\x00\x12\x1b\n\x17KEY_CUSTODY_CALLER_HELD\x10\x01\x12\x18\n\x14KEY_CUSTODY_RETURNED\x10\x02\x12 \n\x1cKEY_CUSTODY_KEY_NOT_RETAINED\x10\x03*j\n\x0f\x43\x65rtificateView\x12 \n\x1c\x43\x45RTIFICATE_VIEW_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x45RTIFICATE_VIEW_BASIC\x10\x01\x12\x19\n\x15\x43\x45RTIFICATE_VIEW_FULL\x10\x02\x32\x86\x0f\n\x12\x43\x65rtificateService\x12}\n\x10IssueCertificate\x12\x32.handclasp.certificates.v1.IssueCertificateRequest\x1a\x33.handclasp.certificates.v1.IssueCertificateResponse\"\x00\x12r\n\x11UploadCertificate\x12\x33.handclasp.certificates.v1.UploadCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12l\n\x0eGetCertificate\x12\x30.handclasp.certificates.v1.GetCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12}\n\x10ListCertificates\x12\x32.handclasp.certificates.v1.ListCertificatesRequest\x1a\x33.handclasp.certificates.v1.ListCertificatesResponse\"\x00\x12r\n\x11UpdateCertificate\x12\x33.handclasp.certificates.v1.UpdateCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12r\n\x11RevokeCertificate\x12\x33.handclasp.certificates.v1.RevokeCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12\x8f\x01\n\x16RevokeUserCertificates\x12\x38.handclasp.certificates.v1.RevokeUserCertificatesRequest\x1a\x39.handclasp.certificates.v1.RevokeUserCertificatesResponse\"\x00\x12n\n\x0fHoldCertificate\x12\x31.handclasp.certificates.v1.HoldCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12x\n\x14ReinstateCertificate\x12\x36.handclasp.certificates.v1.ReinstateCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12p\n\x10RenewCertificate\x12\x32.handclasp.certificates.v1.RenewCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12l\n\x0f\x43heckPermission\x12\x31.handclasp.certificates.v1.CheckPermissionRequest\x1a$.handclasp.authorization.v1.Decision\"\x00\x12\x8c\x01\n\x15\x42\x61tchCheckPermissions\x12\x37.handclasp.certificates.v1.BatchCheckPermissionsRequest\x1a\x38.handclasp.certificates.v1.BatchCheckPermissionsResponse\"\x00\x12l\n\x0e\x41\x64\x64TrustAnchor\x12\x30.handclasp.certificates.v1.AddTrustAnchorRequest\x1a&.handclasp.certificates.v1.TrustAnchor\"\x00\x12}\n\x10ListTrustAnchors\x12\x32.handclasp.certificates.v1.ListTrustAnchorsRequest\x1a\x33.handclasp.certificates.v1.ListTrustAnchorsResponse\"\x00\x12\x62\n\x11RemoveTrustAnchor\x12\x33.handclasp.certificates.v1.RemoveTrustAnchorRequest\x1a\x16.google.protobuf.Empty\"\x00\x12l\n\x0eGetTrustBundle\x12\x30.handclasp.certificates.v1.GetTrustBundleRequest\x1a&.handclasp.certificates.v1.TrustBundle\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3handclasp/certificates/v1/certificate_service.proto\x12\x19handclasp.certificates.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)handclasp/authorization/v1/decision.proto\x1a+handclasp/authorization/v1/permission.proto\x1a+handclasp/certificates/v1/certificate.proto\x1a\x30handclasp/certificates/v1/enrollment_token.proto\"\x8d\x03\n\x17IssueCertificateRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x07\x63sr_pem\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x63sr_der\x18\x03 \x01(\x0cH\x00\x12?\n\x0cgenerate_key\x18\x04 \x01(\x0e\x32\'.handclasp.certificates.v1.KeyAlgorithmH\x00\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12N\n\x06labels\x18\x07 \x03(\x0b\x32>.handclasp.certificates.v1.IssueCertificateRequest.LabelsEntry\x12\x14\n\x0cserver_names\x18\x08 \x03(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\nkey_source\"\xb1\x01\n\x18IssueCertificateResponse\x12;\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32&.handclasp.certificates.v1.Certificate\x12\x1c\n\x0fprivate_key_pem\x18\x02 \x01(\tB\x03\x80\x01\x01\x12:\n\x0bkey_custody\x18\x03 \x01(\x0e\x32%.handclasp.certificates.v1.KeyCustody\"\xca\x02\n\x18UploadCertificateRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x03pem\x18\x02 \x01(\tH\x00\x12\r\n\x03\x64\x65r\x18\x03 \x01(\x0cH\x00\x12\x44\n\x10possession_proof\x18\x04 \x01(\x0b\x32*.handclasp.certificates.v1.PossessionProof\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12O\n\x06labels\x18\x06 \x03(\x0b\x32?.handclasp.certificates.v1.UploadCertificateRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b\x63\x65rtificate\"7\n\x0fPossessionProof\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"+\n\x15GetCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xd0\x02\n\x17ListCertificatesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04user\x18\x03 \x01(\t\x12<\n\x06states\x18\x04 \x03(\x0e\x32,.handclasp.certificates.v1.Certificate.State\x12\x0e\n\x06serial\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x31\n\rexpire_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpire_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x04view\x18\t \x01(\x0e\x32*.handclasp.certificates.v1.CertificateView\"q\n\x18ListCertificatesResponse\x12<\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32&.handclasp.certificates.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x01\n\x18UpdateCertificateRequest\x12\x41\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32&.handclasp.certificates.v1.CertificateB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"k\n\x18RevokeCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.handclasp.certificates.v1.RevocationReason\"p\n\x1dRevokeUserCertificatesRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12;\n\x06reason\x18\x02 \x01(\x0e\x32+.handclasp.certificates.v1.RevocationReason\",\n\x16HoldCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"1\n\x1bReinstateCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xa2\x01\n\x17RenewCertificateRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x07\x63sr_pem\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x63sr_der\x18\x03 \x01(\x0cH\x00\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x0c\n\nkey_source\"u\n\x1c\x43reateEnrollmentTokenRequest\x12\x12\n\x04user\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cserver_names\x18\x02 \x03(\t\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"[\n\rEnrollRequest\x12\x16\n\x05token\x18\x01 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02\x12\x11\n\x07\x63sr_pem\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x63sr_der\x18\x03 \x01(\x0cH\x00\x42\x0c\n\nkey_source\"7\n\x1eRevokeUserCertificatesResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"\x87\x02\n\x16\x43heckPermissionRequest\x12\x1e\n\x10peer_certificate\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12G\n\x11\x62\x61sic_credentials\x18\x02 \x01(\x0b\x32,.handclasp.authorization.v1.BasicCredentials\x12@\n\npermission\x18\x03 \x01(\x0e\x32&.handclasp.authorization.v1.PermissionB\x04\xe2\x41\x01\x02\x12\x16\n\x08resource\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\"\x8e\x02\n\x1c\x42\x61tchCheckPermissionsRequest\x12\x1e\n\x10peer_certificate\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x02\x12G\n\x11\x62\x61sic_credentials\x18\x02 \x01(\x0b\x32,.handclasp.authorization.v1.BasicCredentials\x12@\n\npermission\x18\x03 \x01(\x0e\x32&.handclasp.authorization.v1.PermissionB\x04\xe2\x41\x01\x02\x12\x17\n\tresources\x18\x04 \x03(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x14\n\x0cmin_revision\x18\x06 \x01(\x03\"X\n\x1d\x42\x61tchCheckPermissionsResponse\x12\x37\n\tdecisions\x18\x01 \x03(\x0b\x32$.handclasp.authorization.v1.Decision\"Z\n\x15\x41\x64\x64TrustAnchorRequest\x12\r\n\x03pem\x18\x01 \x01(\tH\x00\x12\r\n\x03\x64\x65r\x18\x02 \x01(\x0cH\x00\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\tB\r\n\x0b\x63\x65rtificate\"@\n\x17ListTrustAnchorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"r\n\x18ListTrustAnchorsResponse\x12=\n\rtrust_anchors\x18\x01 \x03(\x0b\x32&.handclasp.certificates.v1.TrustAnchor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18RemoveTrustAnchorRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x17\n\x15GetTrustBundleRequest\"~\n\x0bTrustBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x13\n\x0b\x61uthorities\x18\x02 \x03(\t\x12\x15\n\rtrust_anchors\x18\x03 \x03(\t\x12-\n\tread_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*c\n\x0cKeyAlgorithm\x12\x1d\n\x19KEY_ALGORITHM_UNSPECIFIED\x10\x00\x12\x19\n\x15KEY_ALGORITHM_EC_P256\x10\x01\x12\x19\n\x15KEY_ALGORITHM_EC_P384\x10\x02*\x82\x01\n\nKeyCustody\x12\x1b\n\x17KEY_CUSTODY_UNSPECIFIED\x10\x00\x12\x1b\n\x17KEY_CUSTODY_CALLER_HELD\x10\x01\x12\x18\n\x14KEY_CUSTODY_RETURNED\x10\x02\x12 \n\x1cKEY_CUSTODY_KEY_NOT_RETAINED\x10\x03*j\n\x0f\x43\x65rtificateView\x12 \n\x1c\x43\x45RTIFICATE_VIEW_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x45RTIFICATE_VIEW_BASIC\x10\x01\x12\x19\n\x15\x43\x45RTIFICATE_VIEW_FULL\x10\x02\x32\xe4\x10\n\x12\x43\x65rtificateService\x12}\n\x10IssueCertificate\x12\x32.handclasp.certificates.v1.IssueCertificateRequest\x1a\x33.handclasp.certificates.v1.IssueCertificateResponse\"\x00\x12r\n\x11UploadCertificate\x12\x33.handclasp.certificates.v1.UploadCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12l\n\x0eGetCertificate\x12\x30.handclasp.certificates.v1.GetCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12}\n\x10ListCertificates\x12\x32.handclasp.certificates.v1.ListCertificatesRequest\x1a\x33.handclasp.certificates.v1.ListCertificatesResponse\"\x00\x12r\n\x11UpdateCertificate\x12\x33.handclasp.certificates.v1.UpdateCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12r\n\x11RevokeCertificate\x12\x33.handclasp.certificates.v1.RevokeCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12\x8f\x01\n\x16RevokeUserCertificates\x12\x38.handclasp.certificates.v1.RevokeUserCertificatesRequest\x1a\x39.handclasp.certificates.v1.RevokeUserCertificatesResponse\"\x00\x12n\n\x0fHoldCertificate\x12\x31.handclasp.certificates.v1.HoldCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12x\n\x14ReinstateCertificate\x12\x36.handclasp.certificates.v1.ReinstateCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12p\n\x10RenewCertificate\x12\x32.handclasp.certificates.v1.RenewCertificateRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12~\n\x15\x43reateEnrollmentToken\x12\x37.handclasp.certificates.v1.CreateEnrollmentTokenRequest\x1a*.handclasp.certificates.v1.EnrollmentToken\"\x00\x12\\\n\x06\x45nroll\x12(.handclasp.certificates.v1.EnrollRequest\x1a&.handclasp.certificates.v1.Certificate\"\x00\x12l\n\x0f\x43heckPermission\x12\x31.handclasp.certificates.v1.CheckPermissionRequest\x1a$.handclasp.authorization.v1.Decision\"\x00\x12\x8c\x01\n\x15\x42\x61tchCheckPermissions\x12\x37.handclasp.certificates.v1.BatchCheckPermissionsRequest\x1a\x38.handclasp.certificates.v1.BatchCheckPermissionsResponse\"\x00\x12l\n\x0e\x41\x64\x64TrustAnchor\x12\x30.handclasp.certificates.v1.AddTrustAnchorRequest\x1a&.handclasp.certificates.v1.TrustAnchor\"\x00\x12}\n\x10ListTrustAnchors\x12\x32.handclasp.certificates.v1.ListTrustAnchorsRequest\x1a\x33.handclasp.certificates.v1.ListTrustAnchorsResponse\"\x00\x12\x62\n\x11RemoveTrustAnchor\x12\x33.handclasp.certificates.v1.RemoveTrustAnchorRequest\x1a\x16.google.protobuf.Empty\"\x00\x12l\n\x0eGetTrustBundle\x12\x30.handclasp.certificates.v1.GetTrustBundleRequest\x1a&.handclasp.certificates.v1.TrustBundle\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,6 +64,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REINSTATECERTIFICATEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_RENEWCERTIFICATEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_RENEWCERTIFICATEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEENROLLMENTTOKENREQUEST'].fields_by_name['user']._loaded_options = None
+  _globals['_CREATEENROLLMENTTOKENREQUEST'].fields_by_name['user']._serialized_options = b'\342A\001\002'
+  _globals['_ENROLLREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_ENROLLREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['peer_certificate']._loaded_options = None
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['peer_certificate']._serialized_options = b'\342A\001\002'
   _globals['_CHECKPERMISSIONREQUEST'].fields_by_name['permission']._loaded_options = None
@@ -77,62 +82,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHCHECKPERMISSIONSREQUEST'].fields_by_name['resources']._serialized_options = b'\342A\001\002'
   _globals['_REMOVETRUSTANCHORREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REMOVETRUSTANCHORREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
-  _globals['_KEYALGORITHM']._serialized_start=3636
-  _globals['_KEYALGORITHM']._serialized_end=3735
-  _globals['_KEYCUSTODY']._serialized_start=3738
-  _globals['_KEYCUSTODY']._serialized_end=3868
-  _globals['_CERTIFICATEVIEW']._serialized_start=3870
-  _globals['_CERTIFICATEVIEW']._serialized_end=3976
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=377
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=774
-  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_start=715
-  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_end=760
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=777
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=954
-  _globals['_UPLOADCERTIFICATEREQUEST']._serialized_start=957
-  _globals['_UPLOADCERTIFICATEREQUEST']._serialized_end=1287
-  _globals['_UPLOADCERTIFICATEREQUEST_LABELSENTRY']._serialized_start=715
-  _globals['_UPLOADCERTIFICATEREQUEST_LABELSENTRY']._serialized_end=760
-  _globals['_POSSESSIONPROOF']._serialized_start=1289
-  _globals['_POSSESSIONPROOF']._serialized_end=1344
-  _globals['_GETCERTIFICATEREQUEST']._serialized_start=1346
-  _globals['_GETCERTIFICATEREQUEST']._serialized_end=1389
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=1392
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=1728
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=1730
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=1843
-  _globals['_UPDATECERTIFICATEREQUEST']._serialized_start=1846
-  _globals['_UPDATECERTIFICATEREQUEST']._serialized_end=1988
-  _globals['_REVOKECERTIFICATEREQUEST']._serialized_start=1990
-  _globals['_REVOKECERTIFICATEREQUEST']._serialized_end=2097
-  _globals['_REVOKEUSERCERTIFICATESREQUEST']._serialized_start=2099
-  _globals['_REVOKEUSERCERTIFICATESREQUEST']._serialized_end=2211
-  _globals['_HOLDCERTIFICATEREQUEST']._serialized_start=2213
-  _globals['_HOLDCERTIFICATEREQUEST']._serialized_end=2257
-  _globals['_REINSTATECERTIFICATEREQUEST']._serialized_start=2259
-  _globals['_REINSTATECERTIFICATEREQUEST']._serialized_end=2308
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=2311
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=2473
-  _globals['_REVOKEUSERCERTIFICATESRESPONSE']._serialized_start=2475
-  _globals['_REVOKEUSERCERTIFICATESRESPONSE']._serialized_end=2530
-  _globals['_CHECKPERMISSIONREQUEST']._serialized_start=2533
-  _globals['_CHECKPERMISSIONREQUEST']._serialized_end=2796
-  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_start=2799
-  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_end=3069
-  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_start=3071
-  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_end=3159
-  _globals['_ADDTRUSTANCHORREQUEST']._serialized_start=3161
-  _globals['_ADDTRUSTANCHORREQUEST']._serialized_end=3251
-  _globals['_LISTTRUSTANCHORSREQUEST']._serialized_start=3253
-  _globals['_LISTTRUSTANCHORSREQUEST']._serialized_end=3317
-  _globals['_LISTTRUSTANCHORSRESPONSE']._serialized_start=3319
-  _globals['_LISTTRUSTANCHORSRESPONSE']._serialized_end=3433
-  _globals['_REMOVETRUSTANCHORREQUEST']._serialized_start=3435
-  _globals['_REMOVETRUSTANCHORREQUEST']._serialized_end=3481
-  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_start=3483
-  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_end=3506
-  _globals['_TRUSTBUNDLE']._serialized_start=3508
-  _globals['_TRUSTBUNDLE']._serialized_end=3634
-  _globals['_CERTIFICATESERVICE']._serialized_start=3979
-  _globals['_CERTIFICATESERVICE']._serialized_end=5905
+  _globals['_KEYALGORITHM']._serialized_start=3898
+  _globals['_KEYALGORITHM']._serialized_end=3997
+  _globals['_KEYCUSTODY']._serialized_start=4000
+  _globals['_KEYCUSTODY']._serialized_end=4130
+  _globals['_CERTIFICATEVIEW']._serialized_start=4132
+  _globals['_CERTIFICATEVIEW']._serialized_end=4238
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=427
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=824
+  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_start=765
+  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_end=810
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=827
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=1004
+  _globals['_UPLOADCERTIFICATEREQUEST']._serialized_start=1007
+  _globals['_UPLOADCERTIFICATEREQUEST']._serialized_end=1337
+  _globals['_UPLOADCERTIFICATEREQUEST_LABELSENTRY']._serialized_start=765
+  _globals['_UPLOADCERTIFICATEREQUEST_LABELSENTRY']._serialized_end=810
+  _globals['_POSSESSIONPROOF']._serialized_start=1339
+  _globals['_POSSESSIONPROOF']._serialized_end=1394
+  _globals['_GETCERTIFICATEREQUEST']._serialized_start=1396
+  _globals['_GETCERTIFICATEREQUEST']._serialized_end=1439
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=1442
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=1778
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=1780
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=1893
+  _globals['_UPDATECERTIFICATEREQUEST']._serialized_start=1896
+  _globals['_UPDATECERTIFICATEREQUEST']._serialized_end=2038
+  _globals['_REVOKECERTIFICATEREQUEST']._serialized_start=2040
+  _globals['_REVOKECERTIFICATEREQUEST']._serialized_end=2147
+  _globals['_REVOKEUSERCERTIFICATESREQUEST']._serialized_start=2149
+  _globals['_REVOKEUSERCERTIFICATESREQUEST']._serialized_end=2261
+  _globals['_HOLDCERTIFICATEREQUEST']._serialized_start=2263
+  _globals['_HOLDCERTIFICATEREQUEST']._serialized_end=2307
+  _globals['_REINSTATECERTIFICATEREQUEST']._serialized_start=2309
+  _globals['_REINSTATECERTIFICATEREQUEST']._serialized_end=2358
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=2361
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=2523
+  _globals['_CREATEENROLLMENTTOKENREQUEST']._serialized_start=2525
+  _globals['_CREATEENROLLMENTTOKENREQUEST']._serialized_end=2642
+  _globals['_ENROLLREQUEST']._serialized_start=2644
+  _globals['_ENROLLREQUEST']._serialized_end=2735
+  _globals['_REVOKEUSERCERTIFICATESRESPONSE']._serialized_start=2737
+  _globals['_REVOKEUSERCERTIFICATESRESPONSE']._serialized_end=2792
+  _globals['_CHECKPERMISSIONREQUEST']._serialized_start=2795
+  _globals['_CHECKPERMISSIONREQUEST']._serialized_end=3058
+  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_start=3061
+  _globals['_BATCHCHECKPERMISSIONSREQUEST']._serialized_end=3331
+  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_start=3333
+  _globals['_BATCHCHECKPERMISSIONSRESPONSE']._serialized_end=3421
+  _globals['_ADDTRUSTANCHORREQUEST']._serialized_start=3423
+  _globals['_ADDTRUSTANCHORREQUEST']._serialized_end=3513
+  _globals['_LISTTRUSTANCHORSREQUEST']._serialized_start=3515
+  _globals['_LISTTRUSTANCHORSREQUEST']._serialized_end=3579
+  _globals['_LISTTRUSTANCHORSRESPONSE']._serialized_start=3581
+  _globals['_LISTTRUSTANCHORSRESPONSE']._serialized_end=3695
+  _globals['_REMOVETRUSTANCHORREQUEST']._serialized_start=3697
+  _globals['_REMOVETRUSTANCHORREQUEST']._serialized_end=3743
+  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_start=3745
+  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_end=3768
+  _globals['_TRUSTBUNDLE']._serialized_start=3770
+  _globals['_TRUSTBUNDLE']._serialized_end=3896
+  _globals['_CERTIFICATESERVICE']._serialized_start=4241
+  _globals['_CERTIFICATESERVICE']._serialized_end=6389
 # @@protoc_insertion_point(module_scope)

@@ -609,6 +609,74 @@ class RenewCertificateRequest(_message.Message):
 Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
 
 @_typing.final
+class CreateEnrollmentTokenRequest(_message.Message):
+    """What a token is to be good for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    SERVER_NAMES_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """`users/{user}` that the certificate will be mapped to. Must be active, now and when the token is used."""
+    @_builtins.property
+    def server_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """DNS names and IP addresses that the certificate will have. See IssueCertificateRequest.server_names."""
+
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the token is to be good, from now: an hour if unset, at least a minute, at most what is configured (24 hours
+        by default).
+        """
+
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        server_names: _abc.Iterable[_builtins.str] | None = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "server_names", b"server_names", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateEnrollmentTokenRequest: _TypeAlias = CreateEnrollmentTokenRequest  # noqa: Y015
+
+@_typing.final
+class EnrollRequest(_message.Message):
+    """A token, and the key that its certificate is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CSR_PEM_FIELD_NUMBER: _builtins.int
+    CSR_DER_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """As `CreateEnrollmentToken` gave it."""
+    csr_pem: _builtins.str
+    """A PKCS #10 certificate signing request (RFC 2986) as PEM. At most 64 KiB."""
+    csr_der: _builtins.bytes
+    """The same as DER."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        csr_pem: _builtins.str = ...,
+        csr_der: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key_source: _TypeAlias = _typing.Literal["csr_pem", "csr_der"]  # noqa: Y015
+    _WhichOneofArgType_key_source: _TypeAlias = _typing.Literal["key_source", b"key_source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key_source) -> _WhichOneofReturnType_key_source | None: ...
+
+Global___EnrollRequest: _TypeAlias = EnrollRequest  # noqa: Y015
+
+@_typing.final
 class RevokeUserCertificatesResponse(_message.Message):
     """How much was revoked."""
 

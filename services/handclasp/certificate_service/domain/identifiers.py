@@ -53,6 +53,10 @@ def trust_anchor_name(anchor_id: str) -> str:
     return f"trustAnchors/{anchor_id}"
 
 
+def enrollment_token_name(token_id: str) -> str:
+    return f"enrollmentTokens/{token_id}"
+
+
 def decision_name(decision_id: str) -> str:
     return f"decisions/{decision_id}"
 

@@ -17,12 +17,14 @@ from handclasp.certificate_service.domain.certificates import (
 )
 from handclasp.certificate_service.domain.identifiers import (
     certificate_name,
+    enrollment_token_name,
     parse_user_name,
     trust_anchor_name,
     user_name,
 )
 from handclasp.certificate_service.rpc.fields import EnumTable, to_datetime, to_timestamp
-from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificate_service.use_cases.enrollment_tokens import MadeToken
+from handclasp.certificates.v1 import certificate_pb2, enrollment_token_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.errors import invalid_field
 
@@ -98,6 +100,20 @@ def from_anchor(anchor: TrustAnchor) -> certificate_pb2.TrustAnchor:
         create_time=to_timestamp(anchor.create_time),
         created_by=user_name(anchor.created_by),
         pem=ssl.DER_cert_to_PEM_cert(anchor.der),
+    )
+
+
+def from_made_token(made: MadeToken) -> enrollment_token_pb2.EnrollmentToken:
+    """The only message that has the token itself."""
+    kept = made.kept
+    return enrollment_token_pb2.EnrollmentToken(
+        name=enrollment_token_name(kept.id),
+        user=user_name(kept.user_id),
+        server_names=kept.server_names,
+        create_time=to_timestamp(kept.create_time),
+        expire_time=to_timestamp(kept.expire_time),
+        created_by=user_name(kept.created_by),
+        token=made.token,
     )
 
 

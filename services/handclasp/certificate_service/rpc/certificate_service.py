@@ -29,12 +29,15 @@ from handclasp.certificate_service.rpc.certificate_messages import (
     REVOCATION_REASONS,
     from_anchor,
     from_certificate,
+    from_made_token,
     to_filter,
 )
 from handclasp.certificate_service.rpc.fields import masked, to_timedelta, to_timestamp
 from handclasp.certificate_service.use_cases.caller import Clock, Credentials
 from handclasp.certificate_service.use_cases.certificates import Certificates
 from handclasp.certificate_service.use_cases.check_permission import CheckPermission, PeerQuestion
+from handclasp.certificate_service.use_cases.enroll import Enroll
+from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, check_request_id
 from handclasp.certificate_service.use_cases.issue_certificate import (
     IssueCertificate,
@@ -42,6 +45,7 @@ from handclasp.certificate_service.use_cases.issue_certificate import (
     KeyCustody,
 )
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
+from handclasp.certificate_service.use_cases.recognized_tokens import Sender
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate, RenewRequest
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import (
@@ -51,16 +55,18 @@ from handclasp.certificate_service.use_cases.upload_certificate import (
 )
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import KeyKind
-from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificates.v1 import certificate_pb2, enrollment_token_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceServicer
 from handclasp.errors import invalid_field
+from handclasp.serving.interceptor import current_peer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAXIMUM_RESOURCES = 100
 _MAXIMUM_LEAF = 64 * 1024
 _MAXIMUM_ADDRESS = 64
+_ENROLL = "/handclasp.certificates.v1.CertificateService/Enroll"
 
 _KEY_KINDS: dict[int, KeyKind] = {
     pb.KEY_ALGORITHM_UNSPECIFIED: "EC P-256",
@@ -81,6 +87,8 @@ class UseCases:
     issue: IssueCertificate
     renew: RenewCertificate
     upload: UploadCertificate
+    enrollment_tokens: EnrollmentTokens
+    enroll: Enroll
     certificates: Certificates
     check: CheckPermission
     anchors: TrustAnchors
@@ -238,6 +246,29 @@ class CertificateService(CertificateServiceServicer):
             ),
         )
         return self._message(successor)
+
+    async def CreateEnrollmentToken(
+        self, request: pb.CreateEnrollmentTokenRequest, context: Context
+    ) -> enrollment_token_pb2.EnrollmentToken:
+        made = await self._do.enrollment_tokens.create(
+            the_caller(),
+            parse_user_name(request.user, "user"),
+            server_names=tuple(request.server_names),
+            lifetime=to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None,
+        )
+        return from_made_token(made)
+
+    async def Enroll(self, request: pb.EnrollRequest, context: Context) -> certificate_pb2.Certificate:
+        source = request.WhichOneof("key_source")
+        if source is None:
+            raise invalid_field("key_source", "must be csr_pem or csr_der")
+        certificate = await self._do.enroll.enroll(
+            request.token,
+            csr_pem=request.csr_pem if source == "csr_pem" else None,
+            csr_der=request.csr_der if source == "csr_der" else None,
+            sender=Sender(current_peer().address, _ENROLL),
+        )
+        return self._message(certificate)
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])

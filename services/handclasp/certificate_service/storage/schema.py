@@ -179,6 +179,23 @@ requests = Table(
     Column("create_time", Moment, nullable=False, index=True),
 )
 
+# One-time tokens for a first certificate; of each only a hash. What it gave is kept until it is long expired.
+enrollment_tokens = Table(
+    "enrollment_tokens",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("token_hash", Hexadecimal, nullable=False, unique=True),
+    Column("user_id", Identifier, ForeignKey("users.id"), nullable=False, index=True),
+    Column("server_names", Text, nullable=False),
+    Column("create_time", Moment, nullable=False),
+    Column("expire_time", Moment, nullable=False, index=True),
+    Column("created_by", Identifier, nullable=False),
+    Column("created_with", Identifier, nullable=False),
+    Column("use_time", Moment),
+    Column("key_hash", Hexadecimal),
+    Column("certificate_id", Identifier),
+)
+
 denials = Table(
     "denials",
     metadata,
