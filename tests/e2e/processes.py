@@ -87,7 +87,7 @@ def run_command(
     given: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Runs `handclasp` to its end. What it says is kept in `commands.log` in the folder, too."""
+    """Runs `handclasp` to its end. What it says is kept in `commands.log` in the folder, too, unless it is a token."""
     given_context = () if context is None else ("--context", context)
     finished = subprocess.run(
         [HANDCLASP, *given_context, *arguments],
@@ -102,7 +102,7 @@ def run_command(
         check=False,
     )
     with (folder / "commands.log").open("a", encoding="utf-8") as log:
-        log.write(finished.stdout + finished.stderr)
+        log.write(finished.stderr if arguments[:2] == ("admin", "token") else finished.stdout + finished.stderr)
     return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 

@@ -1,18 +1,59 @@
-"""`handclasp admin`: offline work on the data folder."""
+"""`handclasp admin`: tokens that set up other machines, and offline work on the data folder."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from handclasp.cli.commands import group
+from handclasp.certificates.v1.certificate_service_pb2 import CreateEnrollmentTokenRequest, GetTrustBundleRequest
+from handclasp.cli.commands import command, group
 from handclasp.cli.first_administrator import announce
+from handclasp.cli.instructions import Instructions, root_fingerprint
+from handclasp.cli.output import print_json, to_json
+from handclasp.cli.session import Session
+from handclasp.cli.values import duration, to_duration
+from handclasp.client.names import USERS, resource_name
 from handclasp.errors import FailedPrecondition, Reason, invalid_field
 
-app = group("Offline work on a data folder, for whoever has it.")
+app = group("Tokens for other machines; and offline work on a data folder, for whoever has it.")
+
+
+@command(app, "token")
+async def token(
+    session: Session,
+    *,
+    user: Annotated[str, typer.Option("--user", metavar="U", help="Whose certificate it is to be.")],
+    server_names: Annotated[
+        list[str] | None,
+        typer.Option("--server-name", metavar="N", help="A DNS name or IP address, for a relying party; repeatable."),
+    ] = None,
+    expires_in: Annotated[
+        timedelta | None,
+        typer.Option("--expires-in", metavar="TIME", help="90m, 2h; an hour if not given.", parser=duration),
+    ] = None,
+) -> None:
+    """Make a token with which another machine gets one certificate, once: `handclasp enroll`.
+
+    It is shown once and stored nowhere. Whoever has it gets the certificate.
+    """
+    request = CreateEnrollmentTokenRequest(
+        user=resource_name(USERS, user),
+        server_names=server_names or (),
+        lifetime=None if expires_in is None else to_duration(expires_in),
+    )
+    context = session.context()
+    async with session.client() as client:
+        made = await client.certificates.CreateEnrollmentToken(request)
+        authorities = (await client.certificates.GetTrustBundle(GetTrustBundleRequest())).authorities
+    instructions = Instructions(made, root_fingerprint(authorities), context)
+    if session.as_json:
+        print_json(to_json(made) | instructions.fields())
+    else:
+        instructions.show()
 
 
 @app.command("recover")

@@ -28,6 +28,7 @@ from handclasp.authorization.v1.permission_pb2 import PERMISSION_EXECUTE_INTEGRA
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1 import certificate_service_pb2_grpc
 from handclasp.certificates.v1.certificate_pb2 import Certificate, Hold, Revocation, TrustAnchor
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.errors import HandclaspError, PermissionDenied, Reason
 from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integrations.v1 import integration_service_pb2 as integration_messages
@@ -36,6 +37,7 @@ from handclasp.integrations.v1.integration_pb2 import Integration
 from tests.support.outside_ca import SERVER_AUTH, Issued, OutsideCA, pem_of
 
 TRUST_DOMAIN = "small.example"
+TOKEN = "hce_a-small-one"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -251,6 +253,19 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
         described = self._small.described("users/alice", leaf)
         described.renewed_from = request.name
         return described
+
+    async def CreateEnrollmentToken(  # noqa: N802
+        self, request: messages.CreateEnrollmentTokenRequest, context: Context
+    ) -> EnrollmentToken:
+        await self._small.note("CreateEnrollmentToken", request, context)
+        return EnrollmentToken(
+            name="enrollmentTokens/t1", user=request.user, server_names=request.server_names, token=TOKEN
+        )
+
+    async def Enroll(self, request: messages.EnrollRequest, context: Context) -> Certificate:  # noqa: N802
+        await self._small.note("Enroll", request, context)
+        leaf = _sign(self._small.issuing, "alice", x509.load_pem_x509_csr(request.csr_pem.encode()))
+        return self._small.described("users/alice", leaf)
 
     async def AddTrustAnchor(self, request: messages.AddTrustAnchorRequest, context: Context) -> TrustAnchor:  # noqa: N802
         await self._small.note("AddTrustAnchor", request, context)
