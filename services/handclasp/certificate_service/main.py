@@ -179,10 +179,10 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
         certificates=service.certificates,
         check=service.check,
         anchors=service.anchors,
+        chains=service.chains,
     )
     certificates = CertificateService(
         use_cases,
-        service.installation.certificates,
         trust_domain=service.installation.trust_domain,
         clock=service.clock,
     )

@@ -28,6 +28,7 @@ from handclasp.certificate_service.use_cases.enroll import Enroll
 from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
+from handclasp.certificate_service.use_cases.issuer_chains import IssuerChains
 from handclasp.certificate_service.use_cases.issuing import Issuing
 from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
 from handclasp.certificate_service.use_cases.pages import PageTokens
@@ -62,6 +63,7 @@ class Service:
     enroll: Enroll
     check: CheckPermission
     anchors: TrustAnchors
+    chains: IssuerChains
     explain: ExplainDecision
     coordination: Coordination
     watching: WatchAuthorization
@@ -138,7 +140,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         rights = IssuingRights(access, own_names=settings.server_names)
         enrollment = RecognizedTokens(database, PasswordThrottle(settings.throttle), denials, clock)
 
-        anchors = TrustAnchors(database, barrier, access, tokens, own=installation.certificates, clock=clock)
+        anchors = TrustAnchors(database, barrier, access, tokens, clock)
         listeners = ListenerCredentials(
             installation,
             names=settings.server_names,
@@ -176,6 +178,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             enroll=Enroll(enrollment, issuing, clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
+            chains=IssuerChains(database),
             explain=ExplainDecision(denials, access),
             coordination=coordination,
             watching=WatchAuthorization(

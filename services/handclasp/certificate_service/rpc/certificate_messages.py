@@ -43,13 +43,12 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def from_certificate(
-    certificate: Certificate, *, now: datetime, own_chain: Sequence[bytes], with_pem: bool = True
+    certificate: Certificate, *, now: datetime, chain: Sequence[bytes] | None
 ) -> certificate_pb2.Certificate:
     """The resource as it is at a moment.
 
     Args:
-        own_chain: DER of the intermediates that certificates of this service's CA chain over.
-        with_pem: whether to add the certificate itself.
+        chain: DER of the intermediates; None if the certificate itself is to be left out.
     """
     message = certificate_pb2.Certificate(
         name=certificate_name(certificate.id),
@@ -83,8 +82,7 @@ def from_certificate(
     hold = certificate.hold
     if hold is not None:
         message.hold.CopyFrom(certificate_pb2.Hold(hold_time=to_timestamp(hold.time), held_by=user_name(hold.held_by)))
-    if with_pem:
-        chain = own_chain if certificate.anchor_fingerprint is None else certificate.chain_der
+    if chain is not None:
         message.pem = "".join(map(ssl.DER_cert_to_PEM_cert, (certificate.der, *chain)))
     return message
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +43,7 @@ from handclasp.certificate_service.use_cases.issue_certificate import (
     IssueRequest,
     KeyCustody,
 )
+from handclasp.certificate_service.use_cases.issuer_chains import IssuerChains
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.use_cases.recognized_tokens import Sender
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate, RenewRequest
@@ -92,20 +92,14 @@ class UseCases:
     certificates: Certificates
     check: CheckPermission
     anchors: TrustAnchors
+    chains: IssuerChains
 
 
 class CertificateService(CertificateServiceServicer):
-    """Needs `CallInterceptor` around it, which maps typed errors and provides the caller.
+    """Needs `CallInterceptor` around it, which maps typed errors and provides the caller."""
 
-    Args:
-        authorities: this service's CA certificates, root first; leaves chain over all but the root.
-    """
-
-    def __init__(
-        self, use_cases: UseCases, authorities: Sequence[x509.Certificate], *, trust_domain: str, clock: Clock
-    ) -> None:
+    def __init__(self, use_cases: UseCases, *, trust_domain: str, clock: Clock) -> None:
         self._do = use_cases
-        self._own_chain = [certificate.public_bytes(Encoding.DER) for certificate in authorities[1:]]
         self._trust_domain = trust_domain
         self._clock = clock
 
@@ -133,7 +127,7 @@ class CertificateService(CertificateServiceServicer):
             ),
         )
         return pb.IssueCertificateResponse(
-            certificate=self._message(issued.certificate),
+            certificate=await self._message(issued.certificate),
             private_key_pem="" if issued.private_key_pem is None else issued.private_key_pem.decode("ascii"),
             key_custody=_CUSTODIES[issued.custody],
         )
@@ -159,10 +153,10 @@ class CertificateService(CertificateServiceServicer):
                 identity=_identity("UploadCertificate", request),
             ),
         )
-        return self._message(certificate)
+        return await self._message(certificate)
 
     async def GetCertificate(self, request: pb.GetCertificateRequest, context: Context) -> certificate_pb2.Certificate:
-        return self._message(await self._do.certificates.get(the_caller(), parse_certificate_name(request.name)))
+        return await self._message(await self._do.certificates.get(the_caller(), parse_certificate_name(request.name)))
 
     async def ListCertificates(
         self, request: pb.ListCertificatesRequest, context: Context
@@ -179,7 +173,7 @@ class CertificateService(CertificateServiceServicer):
             ),
         )
         return pb.ListCertificatesResponse(
-            certificates=[self._message(certificate, with_pem=with_pem) for certificate in page.items],
+            certificates=[await self._message(certificate, with_pem=with_pem) for certificate in page.items],
             next_page_token=page.next_token,
         )
 
@@ -195,7 +189,7 @@ class CertificateService(CertificateServiceServicer):
             description=sent.description if "description" in changes else None,
             labels=sent.labels if "labels" in changes else None,
         )
-        return self._message(certificate)
+        return await self._message(certificate)
 
     async def RevokeCertificate(
         self, request: pb.RevokeCertificateRequest, context: Context
@@ -205,7 +199,7 @@ class CertificateService(CertificateServiceServicer):
             parse_certificate_name(request.name),
             REVOCATION_REASONS.to_domain(request.reason, "reason"),
         )
-        return self._message(in_force(revoked, context))
+        return await self._message(in_force(revoked, context))
 
     async def RevokeUserCertificates(
         self, request: pb.RevokeUserCertificatesRequest, context: Context
@@ -221,13 +215,13 @@ class CertificateService(CertificateServiceServicer):
         self, request: pb.HoldCertificateRequest, context: Context
     ) -> certificate_pb2.Certificate:
         held = await self._do.certificates.hold(the_caller(), parse_certificate_name(request.name))
-        return self._message(in_force(held, context))
+        return await self._message(in_force(held, context))
 
     async def ReinstateCertificate(
         self, request: pb.ReinstateCertificateRequest, context: Context
     ) -> certificate_pb2.Certificate:
         reinstated = await self._do.certificates.reinstate(the_caller(), parse_certificate_name(request.name))
-        return self._message(in_force(reinstated, context))
+        return await self._message(in_force(reinstated, context))
 
     async def RenewCertificate(
         self, request: pb.RenewCertificateRequest, context: Context
@@ -245,7 +239,7 @@ class CertificateService(CertificateServiceServicer):
                 identity=_identity("RenewCertificate", request),
             ),
         )
-        return self._message(successor)
+        return await self._message(successor)
 
     async def CreateEnrollmentToken(
         self, request: pb.CreateEnrollmentTokenRequest, context: Context
@@ -268,7 +262,7 @@ class CertificateService(CertificateServiceServicer):
             csr_der=request.csr_der if source == "csr_der" else None,
             sender=Sender(current_peer().address, _ENROLL),
         )
-        return self._message(certificate)
+        return await self._message(certificate)
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
@@ -318,8 +312,9 @@ class CertificateService(CertificateServiceServicer):
             read_time=to_timestamp(self._clock()),
         )
 
-    def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
-        return from_certificate(certificate, now=self._clock(), own_chain=self._own_chain, with_pem=with_pem)
+    async def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
+        chain = await self._do.chains.of(certificate) if with_pem else None
+        return from_certificate(certificate, now=self._clock(), chain=chain)
 
 
 def _is_printable_ascii(text: str) -> bool:

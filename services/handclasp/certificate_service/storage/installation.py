@@ -14,10 +14,19 @@ TRUST_DOMAIN = "trust_domain"
 PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105 - the name of a row, not a secret
 
 
+ROOT = "root"
+ISSUING = "issuing"
+
+
 @dataclass(frozen=True, slots=True)
 class AuthorityRecord:
-    """A CA of ours: its certificate, and the name of the file in the key folder that has its key."""
+    """A CA of ours: its certificate, and the name of the file that has its key, in the key folder of one machine.
 
+    Attributes:
+        role: ROOT or ISSUING.
+    """
+
+    id: str
     role: str
     der: bytes = field(repr=False)
     key_file: str
@@ -44,17 +53,22 @@ async def add_installation(transaction: Transaction, values: dict[str, str]) -> 
     await transaction.execute(insert(installation), [{"name": key, "value": value} for key, value in values.items()])
 
 
-async def read_authorities(snapshot: Snapshot) -> dict[str, AuthorityRecord]:
-    """By role."""
-    return {
-        row.role: AuthorityRecord(row.role, row.der, row.key_file, row.create_time)
-        for row in await snapshot.fetch(select(authorities))
-    }
+async def read_authorities(snapshot: Snapshot) -> list[AuthorityRecord]:
+    """The root first, then the issuing CAs, oldest first."""
+    column = authorities.c
+    query = select(authorities).order_by(column.role.desc(), column.create_time, column.id)
+    return [
+        AuthorityRecord(row.id, row.role, row.der, row.key_file, row.create_time) for row in await snapshot.fetch(query)
+    ]
 
 
 async def add_authority(transaction: Transaction, record: AuthorityRecord) -> None:
     await transaction.execute(
         insert(authorities).values(
-            role=record.role, der=record.der, key_file=record.key_file, create_time=record.create_time
+            id=record.id,
+            role=record.role,
+            der=record.der,
+            key_file=record.key_file,
+            create_time=record.create_time,
         )
     )

@@ -58,11 +58,13 @@ installation = Table(
     Column("value", Text, nullable=False),
 )
 
-# The CAs of this service. Their keys are files; the row names the file and is written after it.
+# The CAs of this service: the root, and an issuing CA for each replica that made one. Their keys are files, each on one
+# machine; the row names the file and is written after it.
 authorities = Table(
     "authorities",
     metadata,
-    Column("role", String(16), primary_key=True),
+    Column("id", Identifier, primary_key=True),
+    Column("role", String(16), nullable=False),
     Column("der", LargeBinary, nullable=False),
     Column("key_file", String(255), nullable=False),
     Column("create_time", Moment, nullable=False),

@@ -8,6 +8,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+# As long as other ids, and 104 bits: enough that no two keys meet.
+_ID_DIGITS = 26
+
 
 def fingerprint(der: bytes) -> str:
     """SHA-256 of a certificate's DER, in lower-case hexadecimal."""
@@ -26,6 +29,11 @@ def tbs_fingerprint(certificate: x509.Certificate) -> str:
 def key_hash(public_key: CertificatePublicKeyTypes) -> str:
     """SHA-256 of a public key's SubjectPublicKeyInfo, in lower-case hexadecimal."""
     return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def authority_id(public_key: CertificatePublicKeyTypes) -> str:
+    """The id of a CA of ours, by its key: so its key file has its name before anybody has certified the key."""
+    return key_hash(public_key)[:_ID_DIGITS]
 
 
 def serial_hex(serial: int) -> str:
