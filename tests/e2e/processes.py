@@ -230,6 +230,7 @@ class Deployment:
     """The services one by one, as `handclasp serve` runs them: they can be killed, and come back on the same ports."""
 
     folder: Path
+    database_url: str | None = None
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in ("tls", "mtls", "executions")})
 
     @property
@@ -257,7 +258,10 @@ class Deployment:
             *("serve", "certificates", "--data-dir", self.data_dir, "--ready-file", ready_file),
             *("--tls-port", str(self.ports["tls"]), "--mtls-port", str(self.ports["mtls"]), "--health-port", "0"),
             folder=self.folder,
-            variables=environment(HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log"),
+            variables=environment(
+                HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log",
+                HANDCLASP_CERTIFICATES_DATABASE_URL=self.database_url,
+            ),
         )
         process.wait_for(ready_file)
         return process

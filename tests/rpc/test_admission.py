@@ -31,8 +31,9 @@ SERVICES = [
 METHODS = sorted(f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods)
 STREAMS = ["/handclasp.authorization.v1.AuthorizationService/WatchAuthorization"]
 OPEN = [method for method, admission in ADMISSIONS.items() if admission is Admission.ANYBODY]
-TRUST_BUNDLE, ENROLL = (
-    f"/handclasp.certificates.v1.CertificateService/{method}" for method in ("GetTrustBundle", "Enroll")
+TRUST_BUNDLE, *ENROLLING = (
+    f"/handclasp.certificates.v1.CertificateService/{method}"
+    for method in ("GetTrustBundle", "Enroll", "EnrollReplica")
 )
 # Not a message of any method: parsing it would fail, and must not be tried for those who are not admitted.
 GARBAGE = b"\xff\xff\xff"
@@ -98,7 +99,7 @@ async def test_every_method_has_an_entry_and_nothing_else_has() -> None:
 
 
 async def test_open_to_anybody_is_the_trust_bundle_and_what_takes_a_token() -> None:
-    assert sorted(OPEN) == sorted([TRUST_BUNDLE, ENROLL])
+    assert sorted(OPEN) == sorted([TRUST_BUNDLE, *ENROLLING])
 
 
 async def test_nobody_gets_in_without_credentials(
@@ -112,9 +113,10 @@ async def test_nobody_gets_in_without_credentials(
         assert await nobody.call(TRUST_BUNDLE, b"") is None
         # Without a token, that gets nobody anywhere.
         request = certificate_service_pb2.EnrollRequest(csr_der=b"-")
-        error = await nobody.call(ENROLL, request.SerializeToString())
-        assert error is not None
-        assert error.reason == Reason.ENROLLMENT_TOKEN_INVALID
+        for method in ENROLLING:
+            error = await nobody.call(method, request.SerializeToString())
+            assert error is not None
+            assert error.reason == Reason.ENROLLMENT_TOKEN_INVALID
 
 
 async def test_nobody_gets_in_with_a_wrong_password(

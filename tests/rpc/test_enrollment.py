@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.duration_pb2 import Duration
 
 from handclasp.authorization.v1.authorization_service_pb2 import ExplainDecisionRequest
+from handclasp.certificate_service.storage.enrollment_tokens import forget_tokens
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
@@ -291,6 +293,14 @@ async def test_refusals_can_be_explained(installation: Installation) -> None:
     assert made.name in explained.decision.rule
     assert explained.decision.user == f"users/{alice}"
     assert explained.decision.resource.endswith("/Enroll")
+
+
+async def test_those_that_expired_long_ago_are_forgotten(installation: Installation) -> None:
+    made = await token_of(installation, await installation.new_user())
+    await enroll(installation, made)
+    async with beside(installation) as database:
+        await database.write(partial(forget_tokens, before=installation.clock() + timedelta(hours=2)))
+    await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
 
 
 async def test_an_address_that_guesses_is_slowed_down(tmp_path: Path, database_url: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from handclasp.certificates.v1.certificate_service_pb2 import CreateEnrollmentTokenRequest, GetTrustBundleRequest
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.cli.commands import command, group
 from handclasp.cli.first_administrator import announce
 from handclasp.cli.instructions import Instructions, root_fingerprint
@@ -26,7 +27,10 @@ app = group("Tokens for other machines; and offline work on a data folder, for w
 async def token(
     session: Session,
     *,
-    user: Annotated[str, typer.Option("--user", metavar="U", help="Whose certificate it is to be.")],
+    user: Annotated[str | None, typer.Option("--user", metavar="U", help="Whose certificate it is to be.")] = None,
+    replica: Annotated[
+        bool, typer.Option("--replica", help="Instead: for another replica of the certificate service, a CA itself.")
+    ] = False,
     server_names: Annotated[
         list[str] | None,
         typer.Option("--server-name", metavar="N", help="A DNS name or IP address, for a relying party; repeatable."),
@@ -38,10 +42,16 @@ async def token(
 ) -> None:
     """Make a token with which another machine gets one certificate, once: `handclasp enroll`.
 
-    It is shown once and stored nowhere. Whoever has it gets the certificate.
+    It is shown once and stored nowhere. Whoever has it gets the certificate; and with one for a replica, can issue
+    certificates for anybody.
     """
+    if (user is None) != replica:
+        raise typer.BadParameter("give --user, or --replica")
+    if replica and server_names:
+        raise typer.BadParameter("--server-name is for a user's certificate; a replica has its own in its settings")
     request = CreateEnrollmentTokenRequest(
-        user=resource_name(USERS, user),
+        user="" if user is None else resource_name(USERS, user),
+        purpose=EnrollmentToken.PURPOSE_REPLICA if replica else EnrollmentToken.PURPOSE_CERTIFICATE,
         server_names=server_names or (),
         lifetime=None if expires_in is None else to_duration(expires_in),
     )

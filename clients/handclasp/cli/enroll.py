@@ -1,4 +1,4 @@
-"""`handclasp enroll`: the first certificate of a machine that holds none."""
+"""`handclasp enroll`: the first certificate of a machine that holds none; or another replica."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography.hazmat.primitives import hashes
 
 from handclasp.cli.commands import command, single
 from handclasp.cli.csr import KeyKind, KeyKindOption
 from handclasp.cli.enrolling import Enrolled, Places, enroll_user
+from handclasp.cli.enrolling_replica import Replica, enroll_as_replica
 from handclasp.cli.output import print_json, print_line, to_json
 from handclasp.cli.session import Session
 from handclasp.cli.values import host_and_port
@@ -62,6 +64,12 @@ async def enroll(
         ),
     ] = None,
     key_type: KeyKindOption = KeyKind.P256,
+    replica: Annotated[
+        bool,
+        typer.Option(
+            "--replica", help="Make DIR the data folder of another replica of the certificate service, a CA itself."
+        ),
+    ] = False,
 ) -> None:
     """Make a key here, and have the certificate issued for it that the token is good for.
 
@@ -70,6 +78,11 @@ async def enroll(
     """
     fingerprint = normalize_fingerprint(ca_fingerprint)
     secret = _token(token, token_file)
+    if replica:
+        if certificates_mtls is not None or executions is not None:
+            raise typer.BadParameter("--certificates-mtls and --executions are for a context file; leave them out")
+        _show_replica(session, await enroll_as_replica(secret, fingerprint, url, out))
+        return
     host = url.rpartition(":")[0]
     places = Places(url, certificates_mtls or f"{host}:8444", executions)
     enrolled = await enroll_user(secret, fingerprint, places, out, key_type)
@@ -89,6 +102,25 @@ def _token(given: str | None, file: Path | None) -> str:
             content = files.read_secret(file, "the token file")
             return files.password_text(content, f"the token file {file}").strip()
     raise typer.BadParameter("give --token or --token-file, and not both")
+
+
+def _show_replica(session: Session, made: Replica) -> None:
+    if session.as_json:
+        fields = {
+            "data_dir": str(made.data_dir),
+            "trust_domain": made.trust_domain,
+            "authority": made.authority.subject.rfc4514_string(),
+            "fingerprint": made.authority.fingerprint(hashes.SHA256()).hex(),
+            "command": made.command,
+        }
+        print_json(fields)
+        return
+    print_line(
+        f"{made.data_dir} is the data folder of another replica. It signs certificates with a key of its own, in"
+        f" {made.data_dir / 'keys'} and nowhere else. Start it on the database of the others (URL), with the name that"
+        " clients will call it by (NAME):"
+    )
+    print_line(f"  {made.command}")
 
 
 def _show(enrolled: Enrolled, places: Places) -> None:

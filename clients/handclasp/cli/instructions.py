@@ -17,6 +17,7 @@ from handclasp.client.names import resource_id
 
 _NOT_KNOWN = "HOST:PORT"
 _USUAL_MUTUAL_PORT = "8444"
+_DATA_FOLDER = "handclasp-data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Instructions:
     context: Context
 
     @property
+    def for_replica(self) -> bool:
+        """Whether it makes another replica."""
+        return self.made.purpose == EnrollmentToken.PURPOSE_REPLICA
+
+    @property
     def url(self) -> str:
         """Where the other machine is to go, as far as that is known here."""
         return self.context.certificates_tls or _NOT_KNOWN
@@ -40,8 +46,12 @@ class Instructions:
     @property
     def command(self) -> str:
         """The command for the other machine."""
-        words = ["handclasp", "enroll", "--token", self.made.token, "--ca-fingerprint", self.ca_fingerprint]
-        words += ["--url", self.url, "--out", resource_id(self.made.user)]
+        replica = ["--replica"] if self.for_replica else []
+        words = ["handclasp", "enroll", *replica, "--token", self.made.token]
+        words += ["--ca-fingerprint", self.ca_fingerprint, "--url", self.url]
+        if self.for_replica:
+            return shlex.join([*words, "--out", _DATA_FOLDER])
+        words += ["--out", resource_id(self.made.user)]
         mutual = self.context.certificates_mtls
         if mutual is not None and mutual != f"{self.url.rpartition(':')[0]}:{_USUAL_MUTUAL_PORT}":
             words += ["--certificates-mtls", mutual]
@@ -57,10 +67,13 @@ class Instructions:
         """Prints all of it, for people."""
         made = self.made
         print_line(f"Token: {made.token}")
-        print_line(
-            f"It is shown once and stored nowhere. It gives one certificate of {made.user}, until"
-            f" {moment(made.expire_time)}. On the other machine:"
+        what = (
+            "makes one machine a CA of this service, which can issue certificates for anybody"
+            if self.for_replica
+            else f"gives one certificate of {made.user}"
         )
+        print_line(f"It is shown once and stored nowhere. It {what}, until {moment(made.expire_time)}.")
+        print_line("On the other machine:")
         print_line(f"  {self.command}")
         if self.context.certificates_tls is None:
             print_line(

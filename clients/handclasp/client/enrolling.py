@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handclasp.certificates.v1.certificate_pb2 import Certificate
-from handclasp.certificates.v1.certificate_service_pb2 import EnrollRequest
+from handclasp.certificates.v1.certificate_service_pb2 import EnrollReplicaRequest, EnrollReplicaResponse, EnrollRequest
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from handclasp.client.channels import open_channel
 from handclasp.client.credentials import TlsMaterial
@@ -26,3 +26,10 @@ async def enroll(address: str, authority_pem: bytes, token: str, csr_pem: bytes)
     request = EnrollRequest(token=token, csr_pem=csr_pem.decode())
     async with open_channel(address, TlsMaterial(authority_pem)) as channel:
         return await repeat_if_lost(lambda: CertificateServiceStub(channel).Enroll(request))
+
+
+async def enroll_replica(address: str, authority_pem: bytes, token: str, csr_pem: bytes) -> EnrollReplicaResponse:
+    """Has a key certified as that of a CA, for another replica of the service. Arguments and errors as of `enroll`."""
+    request = EnrollReplicaRequest(token=token, csr_pem=csr_pem.decode())
+    async with open_channel(address, TlsMaterial(authority_pem)) as channel:
+        return await repeat_if_lost(lambda: CertificateServiceStub(channel).EnrollReplica(request))

@@ -176,6 +176,7 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
         upload=service.upload,
         enrollment_tokens=service.enrollment_tokens,
         enroll=service.enroll,
+        enroll_replica=service.enroll_replica,
         certificates=service.certificates,
         check=service.check,
         anchors=service.anchors,

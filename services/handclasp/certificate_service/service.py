@@ -25,6 +25,7 @@ from handclasp.certificate_service.use_cases.certificates import Certificates
 from handclasp.certificate_service.use_cases.check_permission import CheckPermission
 from handclasp.certificate_service.use_cases.denial_log import DenialLog
 from handclasp.certificate_service.use_cases.enroll import Enroll
+from handclasp.certificate_service.use_cases.enroll_replica import EnrollReplica
 from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
@@ -61,6 +62,7 @@ class Service:
     upload: UploadCertificate
     enrollment_tokens: EnrollmentTokens
     enroll: Enroll
+    enroll_replica: EnrollReplica
     check: CheckPermission
     anchors: TrustAnchors
     chains: IssuerChains
@@ -173,9 +175,10 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
             enrollment_tokens=EnrollmentTokens(
-                database, rights, maximum_lifetime=settings.maximum_enrollment_token_lifetime, clock=clock
+                database, access, rights, maximum_lifetime=settings.maximum_enrollment_token_lifetime, clock=clock
             ),
             enroll=Enroll(enrollment, issuing, clock),
+            enroll_replica=EnrollReplica(barrier, access, enrollment, installation, clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
             chains=IssuerChains(database),

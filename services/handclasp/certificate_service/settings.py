@@ -85,7 +85,9 @@ class CertificateServiceSettings(SectionSettings):
     password_checks_waiting: Annotated[int, Field(ge=1)] = Field(
         16, description="How many password checks may wait at once for one address."
     )
-    throttle: ThrottleLimits = Field(default_factory=ThrottleLimits, description="How password guessing is slowed.")
+    throttle: ThrottleLimits = Field(
+        default_factory=ThrottleLimits, description="How guessing of passwords and tokens is slowed."
+    )
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
     lease: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = Field(
         2.0,

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.client import context as contexts
 from handclasp.errors import Reason, Unauthenticated
 from tests.unit.cli.conftest import Handclasp
@@ -153,3 +154,53 @@ def test_nothing_is_overwritten(bare: Handclasp, small: Small, tmp_path: Path, n
     assert (tmp_path / name).read_text() == "mine"
     assert not (tmp_path / "key.pem").exists()
     assert not small.asked("Enroll")
+
+
+def test_a_token_for_a_replica(handclasp: Handclasp, small: Small) -> None:
+    ran = handclasp("admin", "token", "--replica")
+    assert ran.status == 0
+    [seen] = small.asked("CreateEnrollmentToken")
+    assert (seen.request.user, seen.request.purpose) == ("", EnrollmentToken.PURPOSE_REPLICA)
+    (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
+    assert shlex.split(line) == [
+        *("handclasp", "enroll", "--replica", "--token", TOKEN, "--ca-fingerprint", small.fingerprint),
+        *("--url", small.tls, "--out", "handclasp-data"),
+    ]
+    assert "can issue certificates for anybody" in ran.out
+
+
+@pytest.mark.parametrize("given", [(), ("--replica", "--user", "alice"), ("--replica", "--server-name", "a.example")])
+def test_a_token_is_for_a_user_or_for_a_replica(handclasp: Handclasp, small: Small, given: tuple[str, ...]) -> None:
+    assert handclasp("admin", "token", *given).status == 2
+    assert small.seen == []
+
+
+def test_a_replica_gets_a_data_folder(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    ran = bare(*enrolling(small, out, "--token", TOKEN, "--replica"))
+    assert ran.status == 0
+    assert (out / "ca.pem").read_text() == small.root.pem
+    (key_file,) = (out / "keys").glob("*.pem")
+    key = load_pem_private_key(key_file.read_bytes(), None)
+    [seen] = small.asked("EnrollReplica")
+    assert x509.load_pem_x509_csr(seen.request.csr_pem.encode()).public_key() == key.public_key()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (out, out / "keys")} == {0o700}
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    (line,) = (line for line in ran.out.splitlines() if "handclasp serve certificates" in line)
+    assert line.startswith("  HANDCLASP_CERTIFICATES_DATABASE_URL=URL ")
+    assert "--trust-domain small.example" in line
+    again = bare(*enrolling(small, out, "--token", TOKEN, "--replica"))
+    assert (again.status, again.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
+
+
+def test_a_ca_certificate_of_somebody_elses_is_not_taken(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    small.root_for_replicas = small.issuing
+    ran = bare(*enrolling(small, tmp_path / "data", "--token", TOKEN, "--replica"))
+    assert (ran.status, ran.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
+    assert not (tmp_path / "data" / "ca.pem").exists()
+
+
+def test_a_replica_has_no_context_file(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    more = ("--token", TOKEN, "--replica", "--executions", "run.example:8443")
+    assert bare(*enrolling(small, tmp_path / "data", *more)).status == 2
+    assert small.seen == []

@@ -108,6 +108,11 @@ class CertificateServiceStub:
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
                 _registered_method=True)
+        self.EnrollReplica = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/EnrollReplica',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaResponse.FromString,
+                _registered_method=True)
         self.CheckPermission = channel.unary_unary(
                 '/handclasp.certificates.v1.CertificateService/CheckPermission',
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPermissionRequest.SerializeToString,
@@ -279,9 +284,11 @@ class CertificateServiceServicer:
 
         Who may call: the owner's manager, as for IssueCertificate: for `server_names` by USER_MANAGEMENT, and only for a user
         who holds AUTHORIZE_PEERS; while `protect_administrators` is on, not for a user who holds an administrative permission
-        that the caller lacks.
+        that the caller lacks. For a replica: whoever holds every administrative permission on `*`, whether or not
+        `protect_administrators` is on.
         Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
-        (USER_IS_DISABLED); PERMISSION_DENIED (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
+        (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -296,6 +303,20 @@ class CertificateServiceServicer:
         Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
         (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
         (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnrollReplica(self, request, context):
+        """Certifies the key of a new replica: from then on it is a CA of this service, and can issue certificates for anybody.
+        Once, as `Enroll`. When it returns OK, servers of this trust domain let in what the new CA issues, as with
+        AddTrustAnchor.
+
+        Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
+        administrative permission.
+        Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
+        (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -429,6 +450,11 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.FromString,
                     response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'EnrollReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrollReplica,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaResponse.SerializeToString,
             ),
             'CheckPermission': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPermission,
@@ -795,6 +821,33 @@ class CertificateService:
             '/handclasp.certificates.v1.CertificateService/Enroll',
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.SerializeToString,
             handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrollReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/EnrollReplica',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

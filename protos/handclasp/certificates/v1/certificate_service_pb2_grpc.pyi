@@ -116,9 +116,11 @@ class CertificateServiceStub:
 
     Who may call: the owner's manager, as for IssueCertificate: for `server_names` by USER_MANAGEMENT, and only for a user
     who holds AUTHORIZE_PEERS; while `protect_administrators` is on, not for a user who holds an administrative permission
-    that the caller lacks.
+    that the caller lacks. For a replica: whoever holds every administrative permission on `*`, whether or not
+    `protect_administrators` is on.
     Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
-    (USER_IS_DISABLED); PERMISSION_DENIED (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+    (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
+    (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
     """
     Enroll: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.EnrollRequest, _certificate_pb2.Certificate]
     """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
@@ -129,6 +131,16 @@ class CertificateServiceStub:
     Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
     (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
     (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
+    """
+    EnrollReplica: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.EnrollReplicaRequest, _certificate_service_pb2.EnrollReplicaResponse]
+    """Certifies the key of a new replica: from then on it is a CA of this service, and can issue certificates for anybody.
+    Once, as `Enroll`. When it returns OK, servers of this trust domain let in what the new CA issues, as with
+    AddTrustAnchor.
+
+    Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
+    administrative permission.
+    Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
+    (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
     """
     CheckPermission: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.CheckPermissionRequest, _decision_pb2.Decision]
     """Decides whether the peer that presented a certificate may do something to a resource. That the answer is no is not an
@@ -337,9 +349,11 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who may call: the owner's manager, as for IssueCertificate: for `server_names` by USER_MANAGEMENT, and only for a user
         who holds AUTHORIZE_PEERS; while `protect_administrators` is on, not for a user who holds an administrative permission
-        that the caller lacks.
+        that the caller lacks. For a replica: whoever holds every administrative permission on `*`, whether or not
+        `protect_administrators` is on.
         Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
-        (USER_IS_DISABLED); PERMISSION_DENIED (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
+        (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
         """
 
     @_abc_1.abstractmethod
@@ -356,6 +370,22 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
         (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
         (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
+        """
+
+    @_abc_1.abstractmethod
+    def EnrollReplica(
+        self,
+        request: _certificate_service_pb2.EnrollReplicaRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.EnrollReplicaRequest, _abc.Awaitable[_certificate_service_pb2.EnrollReplicaResponse]],
+    ) -> _abc.Awaitable[_certificate_service_pb2.EnrollReplicaResponse]:
+        """Certifies the key of a new replica: from then on it is a CA of this service, and can issue certificates for anybody.
+        Once, as `Enroll`. When it returns OK, servers of this trust domain let in what the new CA issues, as with
+        AddTrustAnchor.
+
+        Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
+        administrative permission.
+        Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
+        (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0handclasp/certificates/v1/enrollment_token.proto\x12\x19handclasp.certificates.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n\x0f\x45nrollmentToken\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\x04user\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cserver_names\x18\x03 \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x05token\x18\x07 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0handclasp/certificates/v1/enrollment_token.proto\x12\x19handclasp.certificates.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x03\n\x0f\x45nrollmentToken\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x12\n\x04user\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cserver_names\x18\x03 \x03(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x18\n\ncreated_by\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\x05token\x18\x07 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x03\x12I\n\x07purpose\x18\x08 \x01(\x0e\x32\x32.handclasp.certificates.v1.EnrollmentToken.PurposeB\x04\xe2\x41\x01\x03\"P\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13PURPOSE_CERTIFICATE\x10\x01\x12\x13\n\x0fPURPOSE_REPLICA\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLMENTTOKEN'].fields_by_name['created_by']._serialized_options = b'\342A\001\003'
   _globals['_ENROLLMENTTOKEN'].fields_by_name['token']._loaded_options = None
   _globals['_ENROLLMENTTOKEN'].fields_by_name['token']._serialized_options = b'\200\001\001\342A\001\003'
+  _globals['_ENROLLMENTTOKEN'].fields_by_name['purpose']._loaded_options = None
+  _globals['_ENROLLMENTTOKEN'].fields_by_name['purpose']._serialized_options = b'\342A\001\003'
   _globals['_ENROLLMENTTOKEN']._serialized_start=146
-  _globals['_ENROLLMENTTOKEN']._serialized_end=391
+  _globals['_ENROLLMENTTOKEN']._serialized_end=548
+  _globals['_ENROLLMENTTOKEN_PURPOSE']._serialized_start=468
+  _globals['_ENROLLMENTTOKEN_PURPOSE']._serialized_end=548
 # @@protoc_insertion_point(module_scope)

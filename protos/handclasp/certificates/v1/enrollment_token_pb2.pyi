@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -25,6 +26,33 @@ class EnrollmentToken(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Purpose:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EnrollmentToken._Purpose.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PURPOSE_UNSPECIFIED: EnrollmentToken._Purpose.ValueType  # 0
+        """Taken as CERTIFICATE."""
+        PURPOSE_CERTIFICATE: EnrollmentToken._Purpose.ValueType  # 1
+        """A certificate of a user: `Enroll`."""
+        PURPOSE_REPLICA: EnrollmentToken._Purpose.ValueType  # 2
+        """A CA certificate, for another replica of this service: `EnrollReplica`. Whoever has it can issue certificates for
+        anybody.
+        """
+
+    class Purpose(_Purpose, metaclass=_PurposeEnumTypeWrapper):
+        """What a token is good for."""
+
+    PURPOSE_UNSPECIFIED: EnrollmentToken.Purpose.ValueType  # 0
+    """Taken as CERTIFICATE."""
+    PURPOSE_CERTIFICATE: EnrollmentToken.Purpose.ValueType  # 1
+    """A certificate of a user: `Enroll`."""
+    PURPOSE_REPLICA: EnrollmentToken.Purpose.ValueType  # 2
+    """A CA certificate, for another replica of this service: `EnrollReplica`. Whoever has it can issue certificates for
+    anybody.
+    """
+
     NAME_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     SERVER_NAMES_FIELD_NUMBER: _builtins.int
@@ -32,14 +60,17 @@ class EnrollmentToken(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`enrollmentTokens/{enrollment_token}`. The id is made by the service, and is no secret."""
     user: _builtins.str
-    """`users/{user}` that the certificate will be mapped to."""
+    """`users/{user}` that the certificate will be mapped to; for a replica, whoever made the token."""
     created_by: _builtins.str
     """`users/{user}` that made it."""
     token: _builtins.str
     """The token itself; only in the response that made it. Whoever has it gets the certificate."""
+    purpose: Global___EnrollmentToken.Purpose.ValueType
+    """What it is good for."""
     @_builtins.property
     def server_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """DNS names and IP addresses that the certificate will have."""
@@ -62,10 +93,11 @@ class EnrollmentToken(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
         token: _builtins.str = ...,
+        purpose: Global___EnrollmentToken.Purpose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "expire_time", b"expire_time", "name", b"name", "server_names", b"server_names", "token", b"token", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "expire_time", b"expire_time", "name", b"name", "purpose", b"purpose", "server_names", b"server_names", "token", b"token", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

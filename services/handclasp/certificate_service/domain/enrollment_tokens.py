@@ -1,4 +1,4 @@
-"""Enrollment tokens: with one, a machine that holds no certificate yet gets its first one."""
+"""Enrollment tokens: with one, a machine that holds no certificate yet gets its first one, or becomes a replica."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 MINIMUM_LIFETIME = timedelta(minutes=1)
 DEFAULT_LIFETIME = timedelta(hours=1)
@@ -17,18 +18,23 @@ _RANDOM_BYTES = 24
 _TOKEN = re.compile(r"hce_[A-Za-z0-9_-]{32}", re.ASCII)
 
 
+class Purpose(StrEnum):
+    CERTIFICATE = "CERTIFICATE"
+    REPLICA = "REPLICA"
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """What a token was used for.
 
     Attributes:
         key_hash: of the public key that came with it, in hexadecimal: whoever holds the key may ask again.
-        certificate_id: the certificate that it gave.
+        given_id: of the certificate that it gave, or of the CA.
     """
 
     time: datetime
     key_hash: str
-    certificate_id: str
+    given_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +43,14 @@ class EnrollmentToken:
 
     Attributes:
         token_hash: from `hash_token`.
+        user_id: whose certificate it is for; for a replica, who made it.
         created_with: the id of the certificate that its maker called with; empty if by password.
         use: None if it was not used yet.
     """
 
     id: str
     token_hash: str
+    purpose: Purpose
     user_id: str
     server_names: tuple[str, ...]
     create_time: datetime

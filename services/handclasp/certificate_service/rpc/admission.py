@@ -38,6 +38,7 @@ ADMISSIONS = {
     _CERTIFICATES + "CreateEnrollmentToken": Admission.AUTHENTICATED,
     # The token in the request is the credential.
     _CERTIFICATES + "Enroll": Admission.ANYBODY,
+    _CERTIFICATES + "EnrollReplica": Admission.ANYBODY,
     _CERTIFICATES + "CheckPermission": Admission.MUTUAL_TLS,
     _CERTIFICATES + "BatchCheckPermissions": Admission.MUTUAL_TLS,
     _CERTIFICATES + "AddTrustAnchor": Admission.AUTHENTICATED,

@@ -15,6 +15,7 @@ from handclasp.certificate_service.domain.certificates import (
     RevocationReason,
     TrustAnchor,
 )
+from handclasp.certificate_service.domain.enrollment_tokens import Purpose
 from handclasp.certificate_service.domain.identifiers import (
     certificate_name,
     enrollment_token_name,
@@ -37,6 +38,7 @@ REVOCATION_REASONS = EnumTable(
     renamed={"NONE_GIVEN": RevocationReason.UNSPECIFIED},
     unspecified=RevocationReason.UNSPECIFIED,
 )
+PURPOSES = EnumTable(enrollment_token_pb2.EnrollmentToken.Purpose, "PURPOSE_", Purpose, unspecified=Purpose.CERTIFICATE)
 
 _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -112,6 +114,7 @@ def from_made_token(made: MadeToken) -> enrollment_token_pb2.EnrollmentToken:
         expire_time=to_timestamp(kept.expire_time),
         created_by=user_name(kept.created_by),
         token=made.token,
+        purpose=PURPOSES.to_proto(kept.purpose),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 from cryptography import x509
@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.certificate_service.domain.certificates import Certificate
+from handclasp.certificate_service.domain.enrollment_tokens import Purpose
 from handclasp.certificate_service.domain.identifiers import (
     parse_certificate_name,
     parse_trust_anchor_name,
@@ -25,6 +26,7 @@ from handclasp.certificate_service.rpc.admission import the_caller, the_caller_i
 from handclasp.certificate_service.rpc.authorization_messages import PERMISSIONS, from_decision
 from handclasp.certificate_service.rpc.barrier_metadata import in_force
 from handclasp.certificate_service.rpc.certificate_messages import (
+    PURPOSES,
     REVOCATION_REASONS,
     from_anchor,
     from_certificate,
@@ -36,6 +38,7 @@ from handclasp.certificate_service.use_cases.caller import Clock, Credentials
 from handclasp.certificate_service.use_cases.certificates import Certificates
 from handclasp.certificate_service.use_cases.check_permission import CheckPermission, PeerQuestion
 from handclasp.certificate_service.use_cases.enroll import Enroll
+from handclasp.certificate_service.use_cases.enroll_replica import EnrollReplica
 from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, check_request_id
 from handclasp.certificate_service.use_cases.issue_certificate import (
@@ -67,6 +70,7 @@ MAXIMUM_RESOURCES = 100
 _MAXIMUM_LEAF = 64 * 1024
 _MAXIMUM_ADDRESS = 64
 _ENROLL = "/handclasp.certificates.v1.CertificateService/Enroll"
+_ENROLL_REPLICA = "/handclasp.certificates.v1.CertificateService/EnrollReplica"
 
 _KEY_KINDS: dict[int, KeyKind] = {
     pb.KEY_ALGORITHM_UNSPECIFIED: "EC P-256",
@@ -89,6 +93,7 @@ class UseCases:
     upload: UploadCertificate
     enrollment_tokens: EnrollmentTokens
     enroll: Enroll
+    enroll_replica: EnrollReplica
     certificates: Certificates
     check: CheckPermission
     anchors: TrustAnchors
@@ -244,25 +249,35 @@ class CertificateService(CertificateServiceServicer):
     async def CreateEnrollmentToken(
         self, request: pb.CreateEnrollmentTokenRequest, context: Context
     ) -> enrollment_token_pb2.EnrollmentToken:
+        purpose = PURPOSES.to_domain(request.purpose, "purpose")
+        lifetime = to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None
+        if purpose is Purpose.REPLICA:
+            for field in ("user", "server_names"):
+                if getattr(request, field):
+                    raise invalid_field(field, "must be empty for a replica")
+            return from_made_token(await self._do.enrollment_tokens.create_for_replica(the_caller(), lifetime=lifetime))
         made = await self._do.enrollment_tokens.create(
             the_caller(),
             parse_user_name(request.user, "user"),
             server_names=tuple(request.server_names),
-            lifetime=to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None,
+            lifetime=lifetime,
         )
         return from_made_token(made)
 
     async def Enroll(self, request: pb.EnrollRequest, context: Context) -> certificate_pb2.Certificate:
-        source = request.WhichOneof("key_source")
-        if source is None:
-            raise invalid_field("key_source", "must be csr_pem or csr_der")
         certificate = await self._do.enroll.enroll(
-            request.token,
-            csr_pem=request.csr_pem if source == "csr_pem" else None,
-            csr_der=request.csr_der if source == "csr_der" else None,
-            sender=Sender(current_peer().address, _ENROLL),
+            request.token, **_signing_request(request), sender=Sender(current_peer().address, _ENROLL)
         )
         return await self._message(certificate)
+
+    async def EnrollReplica(self, request: pb.EnrollReplicaRequest, context: Context) -> pb.EnrollReplicaResponse:
+        enrolled = await self._do.enroll_replica.enroll(
+            request.token, **_signing_request(request), sender=Sender(current_peer().address, _ENROLL_REPLICA)
+        )
+        joined = in_force(enrolled, context)
+        return pb.EnrollReplicaResponse(
+            trust_domain=self._trust_domain, authority=_pem(joined.authority), root=_pem(joined.root)
+        )
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
@@ -315,6 +330,24 @@ class CertificateService(CertificateServiceServicer):
     async def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
         chain = await self._do.chains.of(certificate) if with_pem else None
         return from_certificate(certificate, now=self._clock(), chain=chain)
+
+
+class _SigningRequest(TypedDict):
+    """A certificate signing request, as PEM or as DER."""
+
+    csr_pem: str | None
+    csr_der: bytes | None
+
+
+def _signing_request(request: pb.EnrollRequest | pb.EnrollReplicaRequest) -> _SigningRequest:
+    """Raises InvalidArgument if there is none."""
+    source = request.WhichOneof("key_source")
+    if source is None:
+        raise invalid_field("key_source", "must be csr_pem or csr_der")
+    return {
+        "csr_pem": request.csr_pem if source == "csr_pem" else None,
+        "csr_der": request.csr_der if source == "csr_der" else None,
+    }
 
 
 def _is_printable_ascii(text: str) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
 
-from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Use
+from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
 from handclasp.certificate_service.storage.database import Snapshot, Transaction
 from handclasp.certificate_service.storage.schema import enrollment_tokens
 
@@ -19,6 +19,7 @@ async def add_token(transaction: Transaction, token: EnrollmentToken) -> None:
         insert(enrollment_tokens).values(
             id=token.id,
             token_hash=token.token_hash,
+            purpose=token.purpose,
             user_id=token.user_id,
             server_names=json.dumps(token.server_names),
             create_time=token.create_time,
@@ -37,13 +38,14 @@ async def find_token(snapshot: Snapshot, token_hash: str) -> EnrollmentToken | N
     return EnrollmentToken(
         id=row.id,
         token_hash=row.token_hash,
+        purpose=Purpose(row.purpose),
         user_id=row.user_id,
         server_names=tuple(json.loads(row.server_names)),
         create_time=row.create_time,
         expire_time=row.expire_time,
         created_by=row.created_by,
         created_with=row.created_with,
-        use=None if row.use_time is None else Use(row.use_time, row.key_hash, row.certificate_id),
+        use=None if row.use_time is None else Use(row.use_time, row.key_hash, row.given_id),
     )
 
 
@@ -52,7 +54,7 @@ async def save_use(transaction: Transaction, token_id: str, use: Use) -> None:
     await transaction.execute(
         update(enrollment_tokens)
         .where(_column.id == token_id)
-        .values(use_time=use.time, key_hash=use.key_hash, certificate_id=use.certificate_id)
+        .values(use_time=use.time, key_hash=use.key_hash, given_id=use.given_id)
     )
 
 

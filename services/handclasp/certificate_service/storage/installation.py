@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, Row, insert, inspect, select
 
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.schema import authorities, installation
@@ -57,9 +58,12 @@ async def read_authorities(snapshot: Snapshot) -> list[AuthorityRecord]:
     """The root first, then the issuing CAs, oldest first."""
     column = authorities.c
     query = select(authorities).order_by(column.role.desc(), column.create_time, column.id)
-    return [
-        AuthorityRecord(row.id, row.role, row.der, row.key_file, row.create_time) for row in await snapshot.fetch(query)
-    ]
+    return [_authority(row) for row in await snapshot.fetch(query)]
+
+
+async def find_authority(snapshot: Snapshot, authority_id: str) -> AuthorityRecord | None:
+    row = (await snapshot.fetch(select(authorities).where(authorities.c.id == authority_id))).one_or_none()
+    return None if row is None else _authority(row)
 
 
 async def add_authority(transaction: Transaction, record: AuthorityRecord) -> None:
@@ -72,3 +76,7 @@ async def add_authority(transaction: Transaction, record: AuthorityRecord) -> No
             create_time=record.create_time,
         )
     )
+
+
+def _authority(row: Row[Any]) -> AuthorityRecord:
+    return AuthorityRecord(row.id, row.role, row.der, row.key_file, row.create_time)

@@ -187,6 +187,7 @@ enrollment_tokens = Table(
     metadata,
     Column("id", Identifier, primary_key=True),
     Column("token_hash", Hexadecimal, nullable=False, unique=True),
+    Column("purpose", String(16), nullable=False),
     Column("user_id", Identifier, ForeignKey("users.id"), nullable=False, index=True),
     Column("server_names", Text, nullable=False),
     Column("create_time", Moment, nullable=False),
@@ -195,7 +196,7 @@ enrollment_tokens = Table(
     Column("created_with", Identifier, nullable=False),
     Column("use_time", Moment),
     Column("key_hash", Hexadecimal),
-    Column("certificate_id", Identifier),
+    Column("given_id", Identifier),
 )
 
 denials = Table(

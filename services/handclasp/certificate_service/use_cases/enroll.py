@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
 from handclasp.certificate_service.domain.decisions import UserFacts
-from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Use
+from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
 from handclasp.certificate_service.storage.certificates import find_certificate
 from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.storage.enrollment_tokens import save_use
@@ -32,7 +32,7 @@ class Enroll:
         Raises:
             Unauthenticated, ResourceExhausted, InvalidArgument, NotFound, FailedPrecondition
         """
-        found = await self._tokens.find(token, sender)
+        found = await self._tokens.find(token, Purpose.CERTIFICATE, sender)
         public_key = read_signing_request(pem=csr_pem, der=csr_der)
         key = key_hash(public_key)
         # Looked at before anything is signed; what counts is what is found again in the transaction.
@@ -70,9 +70,9 @@ class Enroll:
 
 
 async def _given_before(transaction: Transaction, use: Use) -> Certificate:
-    certificate = await find_certificate(transaction, use.certificate_id)
+    certificate = await find_certificate(transaction, use.given_id)
     if certificate is None:
-        raise certificate_not_found(use.certificate_id)
+        raise certificate_not_found(use.given_id)
     return certificate
 
 

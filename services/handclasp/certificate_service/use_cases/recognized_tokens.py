@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
-from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Use, hash_token
+from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use, hash_token
 from handclasp.certificate_service.domain.identifiers import decision_name, enrollment_token_name, user_name
 from handclasp.certificate_service.passwords.throttle import PasswordThrottle, source_of
 from handclasp.certificate_service.storage.database import Database, Snapshot
@@ -17,6 +17,11 @@ from handclasp.errors import Reason, ResourceExhausted, Unauthenticated
 
 # Of tokens nobody knows yet whose they are, so wrong ones are counted by address only.
 _NOBODY = ""
+
+_OTHER_PURPOSES = {
+    Purpose.CERTIFICATE: ("is for a user's certificate, and not for a replica", "leave out --replica"),
+    Purpose.REPLICA: ("is for a replica, and not for a user's certificate", "enroll with --replica"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,11 @@ class RecognizedTokens:
         self._denials = denials
         self._clock = clock
 
-    async def find(self, token: str, sender: Sender) -> EnrollmentToken:
+    async def find(self, token: str, purpose: Purpose, sender: Sender) -> EnrollmentToken:
         """What is known of the token, which may have expired, or been used.
 
         Raises:
-            Unauthenticated: ENROLLMENT_TOKEN_INVALID, there is none.
+            Unauthenticated: ENROLLMENT_TOKEN_INVALID, there is none, or it is for another purpose.
             ResourceExhausted: CREDENTIALS_THROTTLED.
         """
         source = source_of(sender.address)
@@ -68,6 +73,9 @@ class RecognizedTokens:
             self._throttle.end(_NOBODY, source, self._clock(), right=found is not None)
         if found is None:
             raise self._unknown(sender)
+        if found.purpose is not purpose:
+            fault, advice = _OTHER_PURPOSES[found.purpose]
+            raise self._refused(found, Reason.ENROLLMENT_TOKEN_INVALID, fault, advice, sender)
         return found
 
     async def find_again(self, snapshot: Snapshot, token: EnrollmentToken, sender: Sender) -> EnrollmentToken:
