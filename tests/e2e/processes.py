@@ -87,7 +87,7 @@ def run_command(
     given: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Runs `handclasp` to its end. What it says is kept in `commands.log` in the folder, too."""
+    """Runs `handclasp` to its end. What it says is kept in `commands.log` in the folder, too, unless it is a token."""
     given_context = () if context is None else ("--context", context)
     finished = subprocess.run(
         [HANDCLASP, *given_context, *arguments],
@@ -102,7 +102,7 @@ def run_command(
         check=False,
     )
     with (folder / "commands.log").open("a", encoding="utf-8") as log:
-        log.write(finished.stdout + finished.stderr)
+        log.write(finished.stderr if arguments[:2] == ("admin", "token") else finished.stdout + finished.stderr)
     return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
@@ -230,6 +230,7 @@ class Deployment:
     """The services one by one, as `handclasp serve` runs them: they can be killed, and come back on the same ports."""
 
     folder: Path
+    database_url: str | None = None
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in ("tls", "mtls", "executions")})
 
     @property
@@ -262,7 +263,9 @@ class Deployment:
             *("--tls-port", str(self.ports["tls"]), "--mtls-port", str(self.ports["mtls"]), "--health-port", "0"),
             folder=self.folder,
             variables=environment(
-                HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log", **(variables or {})
+                HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log",
+                HANDCLASP_CERTIFICATES_DATABASE_URL=self.database_url,
+                **(variables or {}),
             ),
         )
         process.wait_for(ready_file)

@@ -82,7 +82,12 @@ def test_a_private_key_that_was_written_down_is_found(
 
 @pytest.mark.parametrize(
     "line",
-    ["-----BEGIN EC PRIVATE KEY-----", "authorization=Basic YWxpY2U6cGFzc3dvcmQ=", "hash=$argon2id$v=19$m=19456"],
+    [
+        "-----BEGIN EC PRIVATE KEY-----",
+        "authorization=Basic YWxpY2U6cGFzc3dvcmQ=",
+        "hash=$argon2id$v=19$m=19456",
+        "token=hce_0123456789abcdefghijklmnopqrstuv",
+    ],
 )
 def test_what_looks_like_a_secret_is_found_whosever_it_is(planted: Path, line: str) -> None:
     found = Secrets()

@@ -113,6 +113,10 @@ def issue_with_key(user_id: str) -> certificate_service_pb2.IssueCertificateRequ
     )
 
 
+def token_for(user_id: str) -> certificate_service_pb2.CreateEnrollmentTokenRequest:
+    return certificate_service_pb2.CreateEnrollmentTokenRequest(user=f"users/{user_id}")
+
+
 def question(
     identity: Identity | bytes,
     resource: str = "integrations/echo",

@@ -31,6 +31,10 @@ SERVICES = [
 METHODS = sorted(f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods)
 STREAMS = ["/handclasp.authorization.v1.AuthorizationService/WatchAuthorization"]
 OPEN = [method for method, admission in ADMISSIONS.items() if admission is Admission.ANYBODY]
+TRUST_BUNDLE, *ENROLLING = (
+    f"/handclasp.certificates.v1.CertificateService/{method}"
+    for method in ("GetTrustBundle", "Enroll", "EnrollReplica")
+)
 # Not a message of any method: parsing it would fail, and must not be tried for those who are not admitted.
 GARBAGE = b"\xff\xff\xff"
 
@@ -94,8 +98,8 @@ async def test_every_method_has_an_entry_and_nothing_else_has() -> None:
     assert sorted(service.full_name for service in SERVICES) == sorted(SERVICE_NAMES)
 
 
-async def test_open_to_anybody_is_the_trust_bundle_alone() -> None:
-    assert OPEN == ["/handclasp.certificates.v1.CertificateService/GetTrustBundle"]
+async def test_open_to_anybody_is_the_trust_bundle_and_what_takes_a_token() -> None:
+    assert sorted(OPEN) == sorted([TRUST_BUNDLE, *ENROLLING])
 
 
 async def test_nobody_gets_in_without_credentials(
@@ -106,8 +110,13 @@ async def test_nobody_gets_in_without_credentials(
             Reason.CREDENTIALS_MISSING: authenticated,
             Reason.MUTUAL_TLS_REQUIRED: mutual_only,
         }
-        for method in OPEN:
-            assert await nobody.call(method, b"") is None
+        assert await nobody.call(TRUST_BUNDLE, b"") is None
+        # Without a token, that gets nobody anywhere.
+        request = certificate_service_pb2.EnrollRequest(csr_der=b"-")
+        for method in ENROLLING:
+            error = await nobody.call(method, request.SerializeToString())
+            assert error is not None
+            assert error.reason == Reason.ENROLLMENT_TOKEN_INVALID
 
 
 async def test_nobody_gets_in_with_a_wrong_password(

@@ -119,14 +119,30 @@ async def test_a_restart_keeps_everything(tmp_path: Path, database_url: str) -> 
         assert ca.pem in (await again.admin.certificates.GetTrustBundle(pb.GetTrustBundleRequest())).trust_anchors
 
 
-@pytest.mark.parametrize("which", ["root", "issuing"])
-async def test_without_a_key_of_its_ca_it_says_what_to_do(tmp_path: Path, database_url: str, which: str) -> None:
+async def test_without_a_key_to_sign_with_it_says_what_to_do(tmp_path: Path, database_url: str) -> None:
     async with running(tmp_path, database_url):
         pass
-    (path,) = (path for path in key_files(tmp_path) if path.name.startswith(which))
+    (path,) = (path for path in key_files(tmp_path) if path.name.startswith("issuing"))
     aside = tmp_path / "aside.pem"
     path.rename(aside)
-    await refuses(tmp_path, database_url, str(path), "Restore", "backup")
+    await refuses(tmp_path, database_url, str(path), "Restore", "backup", "enroll --replica")
+    assert not path.exists(), "no other key is made in its place"
+    aside.rename(path)
+    async with running(tmp_path, database_url):
+        pass
+
+
+async def test_without_the_roots_key_it_goes_on(tmp_path: Path, database_url: str) -> None:
+    """It is needed for further replicas only, and may be kept elsewhere."""
+    async with running(tmp_path, database_url) as first:
+        alice = await first.new_user("regular-user")
+    (path,) = (path for path in key_files(tmp_path) if path.name.startswith("root"))
+    aside = tmp_path / "aside.pem"
+    path.rename(aside)
+    async with running(tmp_path, database_url) as again:
+        assert again.ca_pem == first.ca_pem
+        assert await why(again, (await again.issue(alice)).der) == "ALLOWED"
+    assert "root_key_elsewhere" in first.log.read_text()
     assert not path.exists(), "no other key is made in its place"
     aside.rename(path)
     path.chmod(0o640)

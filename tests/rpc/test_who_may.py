@@ -32,6 +32,7 @@ from tests.rpc.account_calls import (
     refused,
     set_grants,
     set_password,
+    token_for,
 )
 from tests.support.installation import Installation, running_installation
 from tests.support.outside_ca import OutsideCA
@@ -43,6 +44,7 @@ OTHERS = ("MANAGE_PERSONAL_SETUP", "EXECUTE_INTEGRATIONS", "VIEW_EXECUTIONS")
 
 MANAGES = {
     "issue": "OK",
+    "token": "OK",
     "get": "OK",
     "update": "OK",
     "hold": "OK",
@@ -54,6 +56,7 @@ MANAGES = {
 }
 DOES_NOT = {
     "issue": "ACCESS_DENIED",
+    "token": "ACCESS_DENIED",
     "get": "CERTIFICATE_NOT_FOUND",
     "update": "CERTIFICATE_NOT_FOUND",
     "hold": "CERTIFICATE_NOT_FOUND",
@@ -79,6 +82,7 @@ async def what_works(client: HandclaspClient, user_id: str, certificate: str) ->
 
     return {
         "issue": await outcome(certificates.IssueCertificate(issue_with_key(user_id))),
+        "token": await outcome(certificates.CreateEnrollmentToken(token_for(user_id))),
         "get": await outcome(certificates.GetCertificate(pb.GetCertificateRequest(name=certificate))),
         "update": await outcome(certificates.UpdateCertificate(change)),
         "listed": seen(everything),
@@ -314,6 +318,7 @@ Credentials = Callable[[HandclaspClient, str], Awaitable[object]]
 TO_AN_ADMINISTRATOR: dict[str, Credentials] = {
     "set password": lambda client, user: client.accounts.SetPassword(set_password(user, PASSWORD)),
     "issue": lambda client, user: client.certificates.IssueCertificate(issue_with_key(user)),
+    "token": lambda client, user: client.certificates.CreateEnrollmentToken(token_for(user)),
     "enable": lambda client, user: client.accounts.EnableUser(enable(user)),
     "assign": lambda client, user: client.accounts.UpdateUser(assign(user, "regular-user")),
     "assign nothing": lambda client, user: client.accounts.UpdateUser(assign(user)),

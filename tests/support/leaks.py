@@ -18,6 +18,7 @@ FORBIDDEN_FORMS = (
     re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     re.compile(rb"\bBasic [A-Za-z0-9+/]{8,}"),
     re.compile(rb"\$argon2id?\$"),
+    re.compile(rb"\bhce_[A-Za-z0-9_-]{32}"),
 )
 _PRINTED_ON_PURPOSE = re.compile(rb"^Password: +\S+$", re.MULTILINE)
 

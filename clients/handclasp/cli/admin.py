@@ -1,18 +1,69 @@
-"""`handclasp admin`: offline work on the data folder."""
+"""`handclasp admin`: tokens that set up other machines, and offline work on the data folder."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from handclasp.cli.commands import group
+from handclasp.certificates.v1.certificate_service_pb2 import CreateEnrollmentTokenRequest, GetTrustBundleRequest
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
+from handclasp.cli.commands import command, group
 from handclasp.cli.first_administrator import announce
+from handclasp.cli.instructions import Instructions, root_fingerprint
+from handclasp.cli.output import print_json, to_json
+from handclasp.cli.session import Session
+from handclasp.cli.values import duration, to_duration
+from handclasp.client.names import USERS, resource_name
 from handclasp.errors import FailedPrecondition, Reason, invalid_field
 
-app = group("Offline work on a data folder, for whoever has it.")
+app = group("Tokens for other machines; and offline work on a data folder, for whoever has it.")
+
+
+@command(app, "token")
+async def token(
+    session: Session,
+    *,
+    user: Annotated[str | None, typer.Option("--user", metavar="U", help="Whose certificate it is to be.")] = None,
+    replica: Annotated[
+        bool, typer.Option("--replica", help="Instead: for another replica of the certificate service, a CA itself.")
+    ] = False,
+    server_names: Annotated[
+        list[str] | None,
+        typer.Option("--server-name", metavar="N", help="A DNS name or IP address, for a relying party; repeatable."),
+    ] = None,
+    expires_in: Annotated[
+        timedelta | None,
+        typer.Option("--expires-in", metavar="TIME", help="90m, 2h; an hour if not given.", parser=duration),
+    ] = None,
+) -> None:
+    """Make a token with which another machine gets one certificate, once: `handclasp enroll`.
+
+    It is shown once and stored nowhere. Whoever has it gets the certificate; and with one for a replica, can issue
+    certificates for anybody.
+    """
+    if (user is None) != replica:
+        raise typer.BadParameter("give --user, or --replica")
+    if replica and server_names:
+        raise typer.BadParameter("--server-name is for a user's certificate; a replica has its own in its settings")
+    request = CreateEnrollmentTokenRequest(
+        user="" if user is None else resource_name(USERS, user),
+        purpose=EnrollmentToken.PURPOSE_REPLICA if replica else EnrollmentToken.PURPOSE_CERTIFICATE,
+        server_names=server_names or (),
+        lifetime=None if expires_in is None else to_duration(expires_in),
+    )
+    context = session.context()
+    async with session.client() as client:
+        made = await client.certificates.CreateEnrollmentToken(request)
+        authorities = (await client.certificates.GetTrustBundle(GetTrustBundleRequest())).authorities
+    instructions = Instructions(made, root_fingerprint(authorities), context)
+    if session.as_json:
+        print_json(to_json(made) | instructions.fields())
+    else:
+        instructions.show()
 
 
 @app.command("recover")

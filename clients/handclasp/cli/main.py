@@ -27,13 +27,16 @@ class Handclasp(LazyGroup):
         "user": LazyCommand("handclasp.cli.user", "Users: create, list, change, disable."),
         "profile": LazyCommand("handclasp.cli.profile", "Access profiles: what users may do."),
         "cert": LazyCommand("handclasp.cli.cert", "Certificates: issue, upload, list, revoke."),
+        "enroll": LazyCommand("handclasp.cli.enroll", "The first certificate of this machine, with a token."),
         "csr": LazyCommand("handclasp.cli.csr", "Certificate signing requests, made with a key of one's own."),
         "trust": LazyCommand(
             "handclasp.cli.trust", "Outside CAs whose certificates may be uploaded; CA by fingerprint."
         ),
         "run": LazyCommand("handclasp.cli.run", "Run an integration."),
         "integration": LazyCommand("handclasp.cli.integration", "Integrations that you may run."),
-        "admin": LazyCommand("handclasp.cli.admin", "Offline: let a locked-out administrator in again."),
+        "admin": LazyCommand(
+            "handclasp.cli.admin", "Tokens for other machines; let a locked-out administrator in again."
+        ),
         "explain": LazyCommand("handclasp.cli.explain", "Say why something was refused."),
     }
 

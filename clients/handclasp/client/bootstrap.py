@@ -97,8 +97,8 @@ async def _trust_bundle(address: str, roots: bytes) -> TrustBundle:
                 raise
             raise Unauthenticated(
                 Reason.HANDSHAKE_REFUSED,
-                f"{address} is another port; trust fetch needs the one-way TLS port of the certificate service (8442 "
-                "by default)",
+                f"{address} is another port; this needs the one-way TLS port of the certificate service (8442 by "
+                "default)",
             ) from error
 
 

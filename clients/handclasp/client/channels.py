@@ -43,13 +43,14 @@ def open_channel(
         interceptors.append(BasicAuthentication(basic.header()))
     credentials = grpc.ssl_channel_credentials(tls.authorities, tls.key, tls.certificate)
     options = [*_OPTIONS]
-    if _is_loopback(address):
+    if is_loopback(address):
         # A proxy named by the environment would be asked to connect to itself.
         options.append(("grpc.enable_http_proxy", 0))
     return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` is on this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True

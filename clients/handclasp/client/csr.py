@@ -14,10 +14,8 @@ from handclasp.errors import invalid_field
 
 Curve = Literal["p256", "p384"]
 
-_CURVES: dict[str, tuple[type[ec.EllipticCurve], type[hashes.SHA256 | hashes.SHA384]]] = {
-    "p256": (ec.SECP256R1, hashes.SHA256),
-    "p384": (ec.SECP384R1, hashes.SHA384),
-}
+_CURVES: dict[str, type[ec.EllipticCurve]] = {"p256": ec.SECP256R1, "p384": ec.SECP384R1}
+_SHA256_UP_TO = 256  # bits of the curve
 _LONGEST_COMMON_NAME = 64  # ub-common-name, RFC 5280, appendix A.1
 
 
@@ -40,13 +38,23 @@ def make_key_and_request(common_name: str = "handclasp", curve: Curve = "p256") 
     Raises:
         InvalidArgument: the common name has no fitting length.
     """
-    if not 1 <= len(common_name) <= _LONGEST_COMMON_NAME:
-        raise invalid_field("common_name", f"has to have 1 to {_LONGEST_COMMON_NAME} characters")
-    curve_type, hash_type = _CURVES[curve]
-    key = ec.generate_private_key(curve_type())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hash_type())
+    _check_common_name(common_name)
+    key = ec.generate_private_key(_CURVES[curve]())
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return KeyAndRequest(key_pem=key_pem, csr_pem=request.public_bytes(serialization.Encoding.PEM))
+    return KeyAndRequest(key_pem=key_pem, csr_pem=request_for(key, common_name))
+
+
+def request_for(key: ec.EllipticCurvePrivateKey, common_name: str = "handclasp") -> bytes:
+    """A request for a key that there is already, as PKCS #10 PEM. Arguments and errors as of `make_key_and_request`."""
+    _check_common_name(common_name)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    hash_type = hashes.SHA256() if key.curve.key_size <= _SHA256_UP_TO else hashes.SHA384()
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hash_type)
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def _check_common_name(common_name: str) -> None:
+    if not 1 <= len(common_name) <= _LONGEST_COMMON_NAME:
+        raise invalid_field("common_name", f"has to have 1 to {_LONGEST_COMMON_NAME} characters")

@@ -74,7 +74,7 @@ def password_text(content: bytes, what: str) -> str:
         # Without the cause, which quotes the bytes.
         raise InvalidArgument(Reason.FILE_NOT_USABLE, f"{what} is not UTF-8 text; write it again") from None
     if not password:
-        raise InvalidArgument(Reason.FILE_NOT_USABLE, f"{what} has an empty first line; put the password there")
+        raise InvalidArgument(Reason.FILE_NOT_USABLE, f"{what} has an empty first line; put it there")
     return password
 
 

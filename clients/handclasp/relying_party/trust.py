@@ -1,7 +1,7 @@
 """Keeps the CA certificates that clients of a server may chain to like those of the certificate service.
 
-Anchors are changes like others, and are followed by them. An anchor's change is acknowledged only once the next
-handshake heeds it: so when `AddTrustAnchor` or `RemoveTrustAnchor` has returned, it does.
+Anchors are changes like others, and are followed by them; so are the CAs of new replicas. Such a change is acknowledged
+only once the next handshake heeds it: so when `AddTrustAnchor` or `RemoveTrustAnchor` has returned, it does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LAST_RETRY = 5.0
 """Seconds between attempts to read the bundle: doubled from the first to the last."""
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 5.0  # seconds that an acknowledgement waits
-_ANCHORS = "trustAnchors/"
+# What is in the bundle: outside CAs, and those of the certificate service's replicas.
+_IN_THE_BUNDLE = ("trustAnchors/", "authorities/")
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class TrustFollower:
         self._replacing = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._awaited = 0
-        """The revision of the newest change of an anchor."""
+        """The revision of the newest change of a CA."""
         self._patience: asyncio.TimerHandle | None = None
         self.fault: str | None = None
         """Why the last reading failed; None if it did not. What was read before stays in force."""
@@ -79,8 +80,8 @@ class TrustFollower:
         self._wanted.set()
 
     def changed(self, position: Position, changes: Sequence[Change]) -> bool:
-        """Reads the bundle if an anchor changed, whichever way; the acknowledgement waits for it."""
-        if not any(change.name.startswith(_ANCHORS) for change in changes):
+        """Reads the bundle if a CA of it changed, whichever way; the acknowledgement waits for it."""
+        if not any(change.name.startswith(_IN_THE_BUNDLE) for change in changes):
             return False
         self._await(position.revision)
         return True

@@ -1,7 +1,12 @@
-"""This service's own CAs: made at the first start, found again at each later one."""
+"""This service's own CAs: made at the first start, found again at each later one.
+
+There is one root, whose key is where the installation was made. Each replica signs leaves under an issuing CA of its
+own, whose key is in its key folder and nowhere else; replicas that were given a copy of the key folder share one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -9,14 +14,16 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from handclasp.certificate_service.domain.access_profiles import built_in_profiles
-from handclasp.certificate_service.domain.identifiers import new_id
 from handclasp.certificate_service.storage.access_profiles import add_profile
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.storage.installation import (
+    ISSUING,
     PAGE_TOKEN_KEY,
+    ROOT,
     TRUST_DOMAIN,
     AuthorityRecord,
     add_authority,
@@ -24,14 +31,12 @@ from handclasp.certificate_service.storage.installation import (
     read_authorities,
     read_installation,
 )
-from handclasp.certificate_service.x509.fingerprints import fingerprint
+from handclasp.certificate_service.x509.fingerprints import authority_id, fingerprint
 from handclasp.certificate_service.x509.issuing import Authority, key_to_pem, make_issuing_authority, make_root
 from handclasp.serving.files import SecretFileError, read_secret, write_atomically, write_secret
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
-ROOT = "root"
-ISSUING = "issuing"
 # In the key folder: there once the database names the keys. Without it they are left over from a first start that did
 # not come to its end.
 COMPLETE = "complete"
@@ -43,22 +48,23 @@ class InstallationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What holds from the first start on."""
+    """What holds from the first start on.
+
+    Attributes:
+        root: the root with its key; None if the key is elsewhere.
+        issuing: the CA that this process signs leaves with. Other replicas have others.
+    """
 
     trust_domain: str
-    root: Authority
+    root_certificate: x509.Certificate
+    root: Authority | None
     issuing: Authority
     page_token_key: bytes = field(repr=False)
 
     @property
-    def certificates(self) -> tuple[x509.Certificate, ...]:
-        """The CA certificates, root first."""
-        return self.root.certificate, self.issuing.certificate
-
-    @property
     def root_fingerprint(self) -> str:
         """By which clients on other machines can know the CA: SHA-256 of the root's DER, in hexadecimal."""
-        return fingerprint(self.root.certificate.public_bytes(Encoding.DER))
+        return fingerprint(self.root_certificate.public_bytes(Encoding.DER))
 
 
 async def open_installation(
@@ -71,8 +77,8 @@ async def open_installation(
         passphrase: encrypts the keys.
 
     Raises:
-        InstallationError: a key is absent, or cannot be read, or is not the CA's; or the trust domain is another one;
-            or the keys are those of a database that is not this one.
+        InstallationError: there is no key of an issuing CA, or a key cannot be read, or is not the CA's; or the trust
+            domain is another one; or the keys are those of a database that is not this one.
     """
     values = await database.read(read_installation)
     complete = keys / COMPLETE
@@ -90,10 +96,15 @@ async def open_installation(
             f" {trust_domain}; every certificate names the former, so set it back"
         )
     records = await database.read(read_authorities)
+    (root,) = (record for record in records if record.role == ROOT)
+    has_root_key = (keys / root.key_file).exists()
+    if not has_root_key:
+        _LOG.info("root_key_elsewhere", hint="other replicas are enrolled at the one where the installation was made")
     installation = Installation(
         trust_domain,
-        root=_load(records[ROOT], keys, passphrase),
-        issuing=_load(records[ISSUING], keys, passphrase),
+        root_certificate=x509.load_der_x509_certificate(root.der),
+        root=_load(root, keys, passphrase) if has_root_key else None,
+        issuing=_load(_own_issuing(records, keys), keys, passphrase),
         page_token_key=values[PAGE_TOKEN_KEY].encode(),
     )
     # Not before the rows are committed: a crash in between is made up for here, at the next start.
@@ -125,10 +136,31 @@ async def _first_start(
     _LOG.info("installation_made", trust_domain=trust_domain, root=fingerprint(records[0].der))
 
 
+def key_file_of(role: str, public_key: CertificatePublicKeyTypes) -> str:
+    """The name of the file, in the key folder, with the private key of a CA of ours."""
+    return f"{role}-{authority_id(public_key)}.pem"
+
+
 def _store(authority: Authority, role: str, keys: Path, passphrase: bytes | None, now: datetime) -> AuthorityRecord:
-    name = f"{role}-{new_id(now)}.pem"
+    public_key = authority.certificate.public_key()
+    name = key_file_of(role, public_key)
     write_secret(keys / name, key_to_pem(authority.key, passphrase))
-    return AuthorityRecord(role, authority.certificate.public_bytes(Encoding.DER), name, now)
+    der = authority.certificate.public_bytes(Encoding.DER)
+    return AuthorityRecord(authority_id(public_key), role, der, name, now)
+
+
+def _own_issuing(records: Sequence[AuthorityRecord], keys: Path) -> AuthorityRecord:
+    """The newest issuing CA whose key is here."""
+    issuing = [record for record in records if record.role == ISSUING]
+    own = [record for record in issuing if (keys / record.key_file).exists()]
+    if own:
+        return own[-1]
+    names = ", ".join(str(keys / record.key_file) for record in issuing)
+    raise InstallationError(
+        f"the database names {'an issuing CA' if len(issuing) == 1 else 'issuing CAs'} whose key cannot be had here:"
+        f" there is no {names}. Restore the key folder from your backup, or make this another replica with"
+        " `handclasp enroll --replica`; without any key, start anew with an empty database and another --data-dir"
+    )
 
 
 def _load(record: AuthorityRecord, keys: Path, passphrase: bytes | None) -> Authority:

@@ -76,7 +76,7 @@ class Prepared:
 def write_ca_file(data_dir: Path, installation: Installation) -> Path:
     """Writes the root certificate, for clients to check servers against."""
     path = data_dir / CA_FILE
-    write_atomically(path, certificate_pem(installation.root.certificate).encode(), 0o644)
+    write_atomically(path, certificate_pem(installation.root_certificate).encode(), 0o644)
     return path
 
 

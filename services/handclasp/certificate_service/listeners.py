@@ -51,7 +51,8 @@ class ListenerCredentials:
         self._clock = clock
         self._changing = asyncio.Lock()
         self._identity = self._new_identity()
-        self._roots = certificate_pem(*installation.certificates).encode()
+        # Until the bundle is read, which has the CAs of other replicas, too.
+        self._roots = certificate_pem(installation.root_certificate, installation.issuing.certificate).encode()
         self.one_way = ReloadingCredentials(self._identity, None)
         self.mutual = ReloadingCredentials(self._identity, self._roots)
 

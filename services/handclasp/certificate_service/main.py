@@ -33,6 +33,7 @@ from handclasp.certificate_service.rpc.certificate_service import CertificateSer
 from handclasp.certificate_service.service import Service, open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import storage_error
+from handclasp.certificate_service.storage.enrollment_tokens import forget_tokens
 from handclasp.certificate_service.storage.faults import database_fault
 from handclasp.certificate_service.storage.migrate import OldVersionRunningError, SchemaTooNewError
 from handclasp.certificate_service.storage.requests import forget_requests
@@ -173,13 +174,16 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
         issue=service.issue,
         renew=service.renew,
         upload=service.upload,
+        enrollment_tokens=service.enrollment_tokens,
+        enroll=service.enroll,
+        enroll_replica=service.enroll_replica,
         certificates=service.certificates,
         check=service.check,
         anchors=service.anchors,
+        chains=service.chains,
     )
     certificates = CertificateService(
         use_cases,
-        service.installation.certificates,
         trust_domain=service.installation.trust_domain,
         clock=service.clock,
     )
@@ -197,11 +201,12 @@ async def _missing(service: Service) -> str | None:
 
 
 async def _housekeeping(service: Service) -> None:
-    """Forgets old request ids, until cancelled."""
+    """Forgets old request ids, and tokens that expired as long ago, until cancelled."""
     while True:
         before = service.clock() - service.settings.request_retention
         try:
             await service.database.write(partial(forget_requests, before=before))
+            await service.database.write(partial(forget_tokens, before=before))
         except SQLAlchemyError as error:
             _LOG.warning("housekeeping_failed", error=type(error).__name__)
         await asyncio.sleep(_HOUSEKEEPING_INTERVAL)

@@ -24,10 +24,16 @@ from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificate_service.use_cases.certificates import Certificates
 from handclasp.certificate_service.use_cases.check_permission import CheckPermission
 from handclasp.certificate_service.use_cases.denial_log import DenialLog
+from handclasp.certificate_service.use_cases.enroll import Enroll
+from handclasp.certificate_service.use_cases.enroll_replica import EnrollReplica
+from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.issue_certificate import IssueCertificate
+from handclasp.certificate_service.use_cases.issuer_chains import IssuerChains
 from handclasp.certificate_service.use_cases.issuing import Issuing
+from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
 from handclasp.certificate_service.use_cases.pages import PageTokens
+from handclasp.certificate_service.use_cases.recognized_tokens import RecognizedTokens
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
@@ -54,8 +60,12 @@ class Service:
     issue: IssueCertificate
     renew: RenewCertificate
     upload: UploadCertificate
+    enrollment_tokens: EnrollmentTokens
+    enroll: Enroll
+    enroll_replica: EnrollReplica
     check: CheckPermission
     anchors: TrustAnchors
+    chains: IssuerChains
     explain: ExplainDecision
     coordination: Coordination
     watching: WatchAuthorization
@@ -129,8 +139,10 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             maximum_lifetime=settings.maximum_lifetime,
             clock=clock,
         )
+        rights = IssuingRights(access, own_names=settings.server_names, clock=clock)
+        enrollment = RecognizedTokens(database, PasswordThrottle(settings.throttle), denials, clock)
 
-        anchors = TrustAnchors(database, barrier, access, tokens, own=installation.certificates, clock=clock)
+        anchors = TrustAnchors(database, barrier, access, tokens, clock)
         listeners = ListenerCredentials(
             installation,
             names=settings.server_names,
@@ -159,11 +171,17 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             ),
             profiles=AccessProfiles(database, barrier, access, tokens, clock),
             certificates=Certificates(database, barrier, access, tokens, clock),
-            issue=IssueCertificate(access, issuing, own_names=settings.server_names, clock=clock),
+            issue=IssueCertificate(rights, issuing),
             renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
+            enrollment_tokens=EnrollmentTokens(
+                database, access, rights, maximum_lifetime=settings.maximum_enrollment_token_lifetime, clock=clock
+            ),
+            enroll=Enroll(enrollment, issuing, clock),
+            enroll_replica=EnrollReplica(barrier, access, enrollment, installation, clock),
             check=CheckPermission(facts, authenticator, access, denials, clock),
             anchors=anchors,
+            chains=IssuerChains(database),
             explain=ExplainDecision(denials, access),
             coordination=coordination,
             watching=WatchAuthorization(

@@ -66,6 +66,11 @@ class CertificateServiceSettings(SectionSettings):
     maximum_lifetime: timedelta = Field(
         timedelta(days=90), ge=timedelta(minutes=1), description="The longest that an issued certificate may be valid."
     )
+    maximum_enrollment_token_lifetime: timedelta = Field(
+        timedelta(hours=24),
+        ge=timedelta(minutes=1),
+        description="The longest that an enrollment token may be good. An hour, or this if it is less, is the default.",
+    )
     protect_administrators: bool = Field(
         True,
         description="Nobody gives credentials or profiles to a user who holds an administrative permission that they"
@@ -80,7 +85,9 @@ class CertificateServiceSettings(SectionSettings):
     password_checks_waiting: Annotated[int, Field(ge=1)] = Field(
         16, description="How many password checks may wait at once for one address."
     )
-    throttle: ThrottleLimits = Field(default_factory=ThrottleLimits, description="How password guessing is slowed.")
+    throttle: ThrottleLimits = Field(
+        default_factory=ThrottleLimits, description="How guessing of passwords and tokens is slowed."
+    )
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
     lease: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = Field(
         2.0,

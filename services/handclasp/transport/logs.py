@@ -28,7 +28,8 @@ _SECRET_KEY = re.compile(
 _SECRET_VALUE = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\bBasic [A-Za-z0-9+/]{4,}={0,2}"
-    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)",
+    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"
+    r"|\bhce_[A-Za-z0-9_-]{16,}",
     re.DOTALL,
 )
 

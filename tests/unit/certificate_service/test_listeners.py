@@ -23,7 +23,7 @@ async def test_is_renewed_whatever_the_database_does() -> None:
     root = make_root(trust_domain=DOMAIN, now=now)
     issuing = make_issuing_authority(root, trust_domain=DOMAIN, now=now)
     listeners = ListenerCredentials(
-        Installation(DOMAIN, root, issuing, b""),
+        Installation(DOMAIN, root.certificate, root, issuing, b""),
         names=("localhost",),
         lifetime=timedelta(seconds=0.01),
         read_bundle=read_bundle,

@@ -19,6 +19,7 @@ from handclasp.certificate_service.domain.visibility import Visible
 from handclasp.certificate_service.storage import migrations
 from handclasp.certificate_service.storage.certificates import find_certificate, hold_certificate, list_certificates
 from handclasp.certificate_service.storage.database import Database, open_database
+from handclasp.certificate_service.storage.installation import read_authorities
 from handclasp.certificate_service.storage.migrate import (
     OldVersionRunningError,
     SchemaTooNewError,
@@ -89,15 +90,36 @@ async def test_a_newer_database_is_refused_and_left_alone(database: Database, da
     assert kept == "9999"
 
 
+def upgrade(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+async def test_the_cas_of_an_older_database_are_kept(database_url: str) -> None:
+    """From 0003, where there was one of each role, and files had their ids in their names."""
+    moment = int(datetime(2026, 1, 31, tzinfo=UTC).timestamp() * 1_000_000)
+    files = {"issuing": "issuing-0abc.pem", "root": "root-0abd.pem"}
+    opened = open_database(database_url)
+    try:
+        async with opened.writer.begin() as connection:
+            await connection.run_sync(upgrade, "0003")
+            for role, key_file in files.items():
+                row: dict[str, Any] = {"role": role, "der": role.encode(), "key_file": key_file, "create_time": moment}
+                await connection.execute(insert(table("authorities", *map(column, row))).values(row))
+        await migrate(opened)
+        found = await opened.read(read_authorities)
+        assert [(record.id, record.role, record.der, record.key_file) for record in found] == [
+            ("0abd", "root", b"root", "root-0abd.pem"),
+            ("0abc", "issuing", b"issuing", "issuing-0abc.pem"),
+        ]
+    finally:
+        await opened.close()
+
+
 async def test_certificates_of_an_older_database_are_neither_on_hold_nor_renewed(database_url: str) -> None:
     """From 0002, with rows in it."""
-
-    def to_0002(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
-
     moment = int(datetime(2026, 1, 31, tzinfo=UTC).timestamp() * 1_000_000)
     written = {"create_time": moment, "update_time": moment}
     user = {"id": "alice", "display_name": "", "state": "ACTIVE"}
@@ -111,7 +133,7 @@ async def test_certificates_of_an_older_database_are_neither_on_hold_nor_renewed
     opened = open_database(database_url)
     try:
         async with opened.writer.begin() as connection:
-            await connection.run_sync(to_0002)
+            await connection.run_sync(upgrade, "0002")
             for name, row in (("users", user), ("certificates", revoked_row), ("certificates", good_row)):
                 values = row | written
                 await connection.execute(insert(table(name, *map(column, values))).values(values))

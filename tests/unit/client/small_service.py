@@ -28,6 +28,7 @@ from handclasp.authorization.v1.permission_pb2 import PERMISSION_EXECUTE_INTEGRA
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1 import certificate_service_pb2_grpc
 from handclasp.certificates.v1.certificate_pb2 import Certificate, Hold, Revocation, TrustAnchor
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.errors import HandclaspError, PermissionDenied, Reason
 from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integrations.v1 import integration_service_pb2 as integration_messages
@@ -36,6 +37,7 @@ from handclasp.integrations.v1.integration_pb2 import Integration
 from tests.support.outside_ca import SERVER_AUTH, Issued, OutsideCA, pem_of
 
 TRUST_DOMAIN = "small.example"
+TOKEN = "hce_a-small-one"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -81,6 +83,8 @@ class Small:
     presented: str = "c0"
     """The id of the certificate that callers present."""
     input_schema: dict[str, Any] = field(default_factory=dict)
+    root_for_replicas: OutsideCA | None = None
+    """What signs the CAs of replicas, if it is not the root."""
     more_authorities: list[str] = field(default_factory=list)
     issuing: OutsideCA = field(init=False)
     server: Issued = field(init=False)
@@ -252,6 +256,36 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
         described = self._small.described("users/alice", leaf)
         described.renewed_from = presented
         return described
+
+    async def CreateEnrollmentToken(  # noqa: N802
+        self, request: messages.CreateEnrollmentTokenRequest, context: Context
+    ) -> EnrollmentToken:
+        await self._small.note("CreateEnrollmentToken", request, context)
+        return EnrollmentToken(
+            name="enrollmentTokens/t1",
+            user=request.user,
+            server_names=request.server_names,
+            token=TOKEN,
+            purpose=request.purpose,
+        )
+
+    async def Enroll(self, request: messages.EnrollRequest, context: Context) -> Certificate:  # noqa: N802
+        await self._small.note("Enroll", request, context)
+        leaf = _sign(self._small.issuing, "alice", x509.load_pem_x509_csr(request.csr_pem.encode()))
+        return self._small.described("users/alice", leaf)
+
+    async def EnrollReplica(  # noqa: N802
+        self, request: messages.EnrollReplicaRequest, context: Context
+    ) -> messages.EnrollReplicaResponse:
+        await self._small.note("EnrollReplica", request, context)
+        made = _sign(
+            self._small.root_for_replicas or self._small.root,
+            "issuing",
+            x509.load_pem_x509_csr(request.csr_pem.encode()),
+        )
+        return messages.EnrollReplicaResponse(
+            trust_domain=TRUST_DOMAIN, authority=pem_of(made), root=self._small.root.pem
+        )
 
     async def AddTrustAnchor(self, request: messages.AddTrustAnchorRequest, context: Context) -> TrustAnchor:  # noqa: N802
         await self._small.note("AddTrustAnchor", request, context)

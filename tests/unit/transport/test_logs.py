@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from handclasp.certificate_service.domain.enrollment_tokens import new_token
 from handclasp.transport.logs import REDACTED, LogFormat, LogSettings, redact, set_up_logging
 from tests.support.outside_ca import OutsideCA
 
@@ -105,6 +106,7 @@ def test_values_that_look_like_secrets_are_replaced() -> None:
             "event": f"before {key} after",
             "header": "Basic YWxpY2U6c2VjcmV0",
             "url": "postgresql://user:hunter2@host/db",
+            "typed": f"handclasp enroll --token {new_token()} --out a",
             "fine": "BASIC education",
             "count": 3,
         },
@@ -113,6 +115,7 @@ def test_values_that_look_like_secrets_are_replaced() -> None:
         "event": f"before {REDACTED}\n after",
         "header": REDACTED,
         "url": f"postgresql://{REDACTED}@host/db",
+        "typed": f"handclasp enroll --token {REDACTED} --out a",
         "fine": "BASIC education",
         "count": 3,
     }

@@ -428,7 +428,9 @@ class Change(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     EFFECTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`certificates/{certificate}`, `users/{user}`, `accessProfiles/{profile}` or `trustAnchors/{anchor}`."""
+    """`certificates/{certificate}`, `users/{user}`, `accessProfiles/{profile}` or `trustAnchors/{anchor}`; or, of a CA that a
+    new replica of the certificate service signs with, `authorities/{authority}`. The last two are in the trust bundle.
+    """
     @_builtins.property
     def effects(self) -> _containers.RepeatedScalarFieldContainer[Global___Change.Effect.ValueType]:
         """All that happened to it in these changes, each once."""

@@ -14,6 +14,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handclasp.authorization.v1 import decision_pb2 as _decision_pb2
 from handclasp.authorization.v1 import permission_pb2 as _permission_pb2
 from handclasp.certificates.v1 import certificate_pb2 as _certificate_pb2
+from handclasp.certificates.v1 import enrollment_token_pb2 as _enrollment_token_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -607,6 +608,142 @@ class RenewCertificateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_key_source) -> _WhichOneofReturnType_key_source | None: ...
 
 Global___RenewCertificateRequest: _TypeAlias = RenewCertificateRequest  # noqa: Y015
+
+@_typing.final
+class CreateEnrollmentTokenRequest(_message.Message):
+    """What a token is to be good for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    SERVER_NAMES_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """`users/{user}` that the certificate will be mapped to. Must be active, now and when the token is used. Empty for a
+    replica.
+    """
+    purpose: _enrollment_token_pb2.EnrollmentToken.Purpose.ValueType
+    """What it is to be good for."""
+    @_builtins.property
+    def server_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """DNS names and IP addresses that the certificate will have; none for a replica. See IssueCertificateRequest.server_names."""
+
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long the token is to be good, from now: an hour if unset, at least a minute, at most what is configured (24 hours
+        by default).
+        """
+
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        server_names: _abc.Iterable[_builtins.str] | None = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        purpose: _enrollment_token_pb2.EnrollmentToken.Purpose.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "purpose", b"purpose", "server_names", b"server_names", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateEnrollmentTokenRequest: _TypeAlias = CreateEnrollmentTokenRequest  # noqa: Y015
+
+@_typing.final
+class EnrollRequest(_message.Message):
+    """A token, and the key that its certificate is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CSR_PEM_FIELD_NUMBER: _builtins.int
+    CSR_DER_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """As `CreateEnrollmentToken` gave it."""
+    csr_pem: _builtins.str
+    """A PKCS #10 certificate signing request (RFC 2986) as PEM. At most 64 KiB."""
+    csr_der: _builtins.bytes
+    """The same as DER."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        csr_pem: _builtins.str = ...,
+        csr_der: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key_source: _TypeAlias = _typing.Literal["csr_pem", "csr_der"]  # noqa: Y015
+    _WhichOneofArgType_key_source: _TypeAlias = _typing.Literal["key_source", b"key_source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key_source) -> _WhichOneofReturnType_key_source | None: ...
+
+Global___EnrollRequest: _TypeAlias = EnrollRequest  # noqa: Y015
+
+@_typing.final
+class EnrollReplicaRequest(_message.Message):
+    """A token, and the key that the new replica will sign certificates with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CSR_PEM_FIELD_NUMBER: _builtins.int
+    CSR_DER_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """As `CreateEnrollmentToken` gave it."""
+    csr_pem: _builtins.str
+    """A PKCS #10 certificate signing request (RFC 2986) as PEM. At most 64 KiB."""
+    csr_der: _builtins.bytes
+    """The same as DER."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        csr_pem: _builtins.str = ...,
+        csr_der: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr_der", b"csr_der", "csr_pem", b"csr_pem", "key_source", b"key_source", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key_source: _TypeAlias = _typing.Literal["csr_pem", "csr_der"]  # noqa: Y015
+    _WhichOneofArgType_key_source: _TypeAlias = _typing.Literal["key_source", b"key_source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key_source) -> _WhichOneofReturnType_key_source | None: ...
+
+Global___EnrollReplicaRequest: _TypeAlias = EnrollReplicaRequest  # noqa: Y015
+
+@_typing.final
+class EnrollReplicaResponse(_message.Message):
+    """What the new replica signs under. The service has it on file, too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    trust_domain: _builtins.str
+    """The trust domain, which the replica is to have in its settings."""
+    authority: _builtins.str
+    """The new CA's certificate as PEM; it signs leaves only."""
+    root: _builtins.str
+    """The root's, which signed it."""
+    def __init__(
+        self,
+        *,
+        trust_domain: _builtins.str = ...,
+        authority: _builtins.str = ...,
+        root: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "root", b"root", "trust_domain", b"trust_domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollReplicaResponse: _TypeAlias = EnrollReplicaResponse  # noqa: Y015
 
 @_typing.final
 class RevokeUserCertificatesResponse(_message.Message):

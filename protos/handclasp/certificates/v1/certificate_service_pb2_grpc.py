@@ -7,6 +7,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from handclasp.authorization.v1 import decision_pb2 as handclasp_dot_authorization_dot_v1_dot_decision__pb2
 from handclasp.certificates.v1 import certificate_pb2 as handclasp_dot_certificates_dot_v1_dot_certificate__pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2
+from handclasp.certificates.v1 import enrollment_token_pb2 as handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -97,6 +98,21 @@ class CertificateServiceStub:
                 '/handclasp.certificates.v1.CertificateService/RenewCertificate',
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RenewCertificateRequest.SerializeToString,
                 response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+                _registered_method=True)
+        self.CreateEnrollmentToken = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/CreateEnrollmentToken',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.FromString,
+                _registered_method=True)
+        self.Enroll = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/Enroll',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+                _registered_method=True)
+        self.EnrollReplica = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/EnrollReplica',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaResponse.FromString,
                 _registered_method=True)
         self.CheckPermission = channel.unary_unary(
                 '/handclasp.certificates.v1.CertificateService/CheckPermission',
@@ -216,7 +232,7 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeUserCertificates(self, request, context):
-        """Revokes all certificates of a user. In force on return.
+        """Revokes all certificates of a user, and voids the user's enrollment tokens that are not used yet. In force on return.
 
         Who may call: the owner's manager.
         Errors: NOT_FOUND (USER_NOT_FOUND).
@@ -258,6 +274,51 @@ class CertificateServiceServicer:
         (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
         CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
         (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateEnrollmentToken(self, request, context):
+        """Makes a token that is good for one certificate of a user: whoever sends it to `Enroll`, from a machine that holds no
+        certificate yet, gets it. The token itself is in this response and stored nowhere. If the response is lost, make
+        another one; the lost one expires by itself.
+
+        Who may call: the owner's manager, as for IssueCertificate: for `server_names` by USER_MANAGEMENT, and only for a user
+        who holds AUTHORIZE_PEERS; while `protect_administrators` is on, not for a user who holds an administrative permission
+        that the caller lacks. For a replica: whoever holds every administrative permission on `*`, whether or not
+        `protect_administrators` is on.
+        Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
+        (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
+        (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Enroll(self, request, context):
+        """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
+        same token with the same key gets the same certificate again until the token expires, with another key nothing.
+
+        Who may call: anybody who reaches the listener and has the token. One that its user's manager has voided is not known
+        any more. Wrong ones slow down the address that they come from.
+        Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
+        (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
+        (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnrollReplica(self, request, context):
+        """Certifies the key of a new replica: from then on it is a CA of this service, and can issue certificates for anybody.
+        Once, as `Enroll`. When it returns OK, servers of this trust domain let in what the new CA issues, as with
+        AddTrustAnchor.
+
+        Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
+        administrative permission.
+        Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
+        (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -383,6 +444,21 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     servicer.RenewCertificate,
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RenewCertificateRequest.FromString,
                     response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'CreateEnrollmentToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateEnrollmentToken,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.SerializeToString,
+            ),
+            'Enroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enroll,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'EnrollReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrollReplica,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaResponse.SerializeToString,
             ),
             'CheckPermission': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPermission,
@@ -696,6 +772,87 @@ class CertificateService:
             '/handclasp.certificates.v1.CertificateService/RenewCertificate',
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RenewCertificateRequest.SerializeToString,
             handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateEnrollmentToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/CreateEnrollmentToken',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Enroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/Enroll',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrollReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/EnrollReplica',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ from grpc import aio as _aio
 from handclasp.authorization.v1 import decision_pb2 as _decision_pb2
 from handclasp.certificates.v1 import certificate_pb2 as _certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as _certificate_service_pb2
+from handclasp.certificates.v1 import enrollment_token_pb2 as _enrollment_token_pb2
 import abc as _abc_1
 
 
@@ -78,7 +79,7 @@ class CertificateServiceStub:
     Errors: NOT_FOUND (CERTIFICATE_NOT_FOUND).
     """
     RevokeUserCertificates: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RevokeUserCertificatesRequest, _certificate_service_pb2.RevokeUserCertificatesResponse]
-    """Revokes all certificates of a user. In force on return.
+    """Revokes all certificates of a user, and voids the user's enrollment tokens that are not used yet. In force on return.
 
     Who may call: the owner's manager.
     Errors: NOT_FOUND (USER_NOT_FOUND).
@@ -108,6 +109,39 @@ class CertificateServiceStub:
     (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
     CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
     (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
+    """
+    CreateEnrollmentToken: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.CreateEnrollmentTokenRequest, _enrollment_token_pb2.EnrollmentToken]
+    """Makes a token that is good for one certificate of a user: whoever sends it to `Enroll`, from a machine that holds no
+    certificate yet, gets it. The token itself is in this response and stored nowhere. If the response is lost, make
+    another one; the lost one expires by itself.
+
+    Who may call: the owner's manager, as for IssueCertificate: for `server_names` by USER_MANAGEMENT, and only for a user
+    who holds AUTHORIZE_PEERS; while `protect_administrators` is on, not for a user who holds an administrative permission
+    that the caller lacks. For a replica: whoever holds every administrative permission on `*`, whether or not
+    `protect_administrators` is on.
+    Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
+    (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
+    (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+    """
+    Enroll: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.EnrollRequest, _certificate_pb2.Certificate]
+    """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
+    same token with the same key gets the same certificate again until the token expires, with another key nothing.
+
+    Who may call: anybody who reaches the listener and has the token. One that its user's manager has voided is not known
+    any more. Wrong ones slow down the address that they come from.
+    Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
+    (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
+    (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
+    """
+    EnrollReplica: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.EnrollReplicaRequest, _certificate_service_pb2.EnrollReplicaResponse]
+    """Certifies the key of a new replica: from then on it is a CA of this service, and can issue certificates for anybody.
+    Once, as `Enroll`. When it returns OK, servers of this trust domain let in what the new CA issues, as with
+    AddTrustAnchor.
+
+    Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
+    administrative permission.
+    Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
+    (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
     """
     CheckPermission: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.CheckPermissionRequest, _decision_pb2.Decision]
     """Decides whether the peer that presented a certificate may do something to a resource. That the answer is no is not an
@@ -257,7 +291,7 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _certificate_service_pb2.RevokeUserCertificatesRequest,
         context: _aio.ServicerContext[_certificate_service_pb2.RevokeUserCertificatesRequest, _abc.Awaitable[_certificate_service_pb2.RevokeUserCertificatesResponse]],
     ) -> _abc.Awaitable[_certificate_service_pb2.RevokeUserCertificatesResponse]:
-        """Revokes all certificates of a user. In force on return.
+        """Revokes all certificates of a user, and voids the user's enrollment tokens that are not used yet. In force on return.
 
         Who may call: the owner's manager.
         Errors: NOT_FOUND (USER_NOT_FOUND).
@@ -305,6 +339,57 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
         CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
         (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
+        """
+
+    @_abc_1.abstractmethod
+    def CreateEnrollmentToken(
+        self,
+        request: _certificate_service_pb2.CreateEnrollmentTokenRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.CreateEnrollmentTokenRequest, _abc.Awaitable[_enrollment_token_pb2.EnrollmentToken]],
+    ) -> _abc.Awaitable[_enrollment_token_pb2.EnrollmentToken]:
+        """Makes a token that is good for one certificate of a user: whoever sends it to `Enroll`, from a machine that holds no
+        certificate yet, gets it. The token itself is in this response and stored nowhere. If the response is lost, make
+        another one; the lost one expires by itself.
+
+        Who may call: the owner's manager, as for IssueCertificate: for `server_names` by USER_MANAGEMENT, and only for a user
+        who holds AUTHORIZE_PEERS; while `protect_administrators` is on, not for a user who holds an administrative permission
+        that the caller lacks. For a replica: whoever holds every administrative permission on `*`, whether or not
+        `protect_administrators` is on.
+        Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
+        (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
+        (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        """
+
+    @_abc_1.abstractmethod
+    def Enroll(
+        self,
+        request: _certificate_service_pb2.EnrollRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.EnrollRequest, _abc.Awaitable[_certificate_pb2.Certificate]],
+    ) -> _abc.Awaitable[_certificate_pb2.Certificate]:
+        """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
+        same token with the same key gets the same certificate again until the token expires, with another key nothing.
+
+        Who may call: anybody who reaches the listener and has the token. One that its user's manager has voided is not known
+        any more. Wrong ones slow down the address that they come from.
+        Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
+        (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
+        (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
+        """
+
+    @_abc_1.abstractmethod
+    def EnrollReplica(
+        self,
+        request: _certificate_service_pb2.EnrollReplicaRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.EnrollReplicaRequest, _abc.Awaitable[_certificate_service_pb2.EnrollReplicaResponse]],
+    ) -> _abc.Awaitable[_certificate_service_pb2.EnrollReplicaResponse]:
+        """Certifies the key of a new replica: from then on it is a CA of this service, and can issue certificates for anybody.
+        Once, as `Enroll`. When it returns OK, servers of this trust domain let in what the new CA issues, as with
+        AddTrustAnchor.
+
+        Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
+        administrative permission.
+        Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
+        (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
         """
 
     @_abc_1.abstractmethod

@@ -53,6 +53,15 @@ def trust_anchor_name(anchor_id: str) -> str:
     return f"trustAnchors/{anchor_id}"
 
 
+def authority_name(authority_id: str) -> str:
+    """Of a CA of this service's own; clients meet it in the history of changes only."""
+    return f"authorities/{authority_id}"
+
+
+def enrollment_token_name(token_id: str) -> str:
+    return f"enrollmentTokens/{token_id}"
+
+
 def decision_name(decision_id: str) -> str:
     return f"decisions/{decision_id}"
 

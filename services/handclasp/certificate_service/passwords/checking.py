@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -15,12 +14,10 @@ from typing import TypeAlias
 
 from handclasp.certificate_service.domain.users import normalize_password
 from handclasp.certificate_service.passwords.hashing import Argon2
-from handclasp.certificate_service.passwords.throttle import PasswordThrottle
+from handclasp.certificate_service.passwords.throttle import PasswordThrottle, source_of
 from handclasp.errors import Reason, ResourceExhausted
 
 _BUSY_RETRY = timedelta(seconds=1)
-# Of an IPv6 address: what is a subnet's (RFC 4291, section 2.5.4). Whoever has one has all the addresses in it.
-_SUBNET_BITS = 64
 
 _Attempt: TypeAlias = tuple[str, str, bytes]
 """The user's id, the address, and a keyed hash of the password."""
@@ -68,7 +65,7 @@ class PasswordChecker:
         Raises:
             ResourceExhausted: PASSWORD_CHECKS_BUSY, too many checks wait for this address.
         """
-        address = _source(address)
+        address = source_of(address)
         composed = normalize_password(password).encode()
         key = (user_id, address, hmac.digest(self._process_key, composed, hashlib.sha256))
         if key not in self._running:
@@ -112,14 +109,3 @@ class PasswordChecker:
         self._waiting[address] -= 1
         if self._waiting[address] <= 0:
             del self._waiting[address]
-
-
-def _source(address: str) -> str:
-    """What counts as one address: an IPv4 address, or an IPv6 subnet. Other texts stand for themselves."""
-    try:
-        parsed = ipaddress.IPv6Address(address)
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> _SUBNET_BITS << _SUBNET_BITS, _SUBNET_BITS)))

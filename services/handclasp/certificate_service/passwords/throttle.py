@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import Field
+
+# Of an IPv6 address: what is a subnet's (RFC 4291, section 2.5.4). Whoever has one has all the addresses in it.
+_SUBNET_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +87,14 @@ class PasswordThrottle:
         while len(self._records) > self._limits.remembered:
             self._records.popitem(last=False)
         return record
+
+
+def source_of(address: str) -> str:
+    """What counts as one address: an IPv4 address, or an IPv6 subnet. Other texts stand for themselves."""
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed) >> _SUBNET_BITS << _SUBNET_BITS, _SUBNET_BITS)))

@@ -35,6 +35,10 @@ ADMISSIONS = {
     _CERTIFICATES + "HoldCertificate": Admission.AUTHENTICATED,
     _CERTIFICATES + "ReinstateCertificate": Admission.AUTHENTICATED,
     _CERTIFICATES + "RenewCertificate": Admission.MUTUAL_TLS,
+    _CERTIFICATES + "CreateEnrollmentToken": Admission.AUTHENTICATED,
+    # The token in the request is the credential.
+    _CERTIFICATES + "Enroll": Admission.ANYBODY,
+    _CERTIFICATES + "EnrollReplica": Admission.ANYBODY,
     _CERTIFICATES + "CheckPermission": Admission.MUTUAL_TLS,
     _CERTIFICATES + "BatchCheckPermissions": Admission.MUTUAL_TLS,
     _CERTIFICATES + "AddTrustAnchor": Admission.AUTHENTICATED,

@@ -15,14 +15,17 @@ from handclasp.certificate_service.domain.certificates import (
     RevocationReason,
     TrustAnchor,
 )
+from handclasp.certificate_service.domain.enrollment_tokens import Purpose
 from handclasp.certificate_service.domain.identifiers import (
     certificate_name,
+    enrollment_token_name,
     parse_user_name,
     trust_anchor_name,
     user_name,
 )
 from handclasp.certificate_service.rpc.fields import EnumTable, to_datetime, to_timestamp
-from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificate_service.use_cases.enrollment_tokens import MadeToken
+from handclasp.certificates.v1 import certificate_pb2, enrollment_token_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.errors import invalid_field
 
@@ -35,19 +38,19 @@ REVOCATION_REASONS = EnumTable(
     renamed={"NONE_GIVEN": RevocationReason.UNSPECIFIED},
     unspecified=RevocationReason.UNSPECIFIED,
 )
+PURPOSES = EnumTable(enrollment_token_pb2.EnrollmentToken.Purpose, "PURPOSE_", Purpose, unspecified=Purpose.CERTIFICATE)
 
 _SERIAL = re.compile(r"[0-9a-f]{1,40}", re.ASCII)
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def from_certificate(
-    certificate: Certificate, *, now: datetime, own_chain: Sequence[bytes], with_pem: bool = True
+    certificate: Certificate, *, now: datetime, chain: Sequence[bytes] | None
 ) -> certificate_pb2.Certificate:
     """The resource as it is at a moment.
 
     Args:
-        own_chain: DER of the intermediates that certificates of this service's CA chain over.
-        with_pem: whether to add the certificate itself.
+        chain: DER of the intermediates; None if the certificate itself is to be left out.
     """
     message = certificate_pb2.Certificate(
         name=certificate_name(certificate.id),
@@ -81,8 +84,7 @@ def from_certificate(
     hold = certificate.hold
     if hold is not None:
         message.hold.CopyFrom(certificate_pb2.Hold(hold_time=to_timestamp(hold.time), held_by=user_name(hold.held_by)))
-    if with_pem:
-        chain = own_chain if certificate.anchor_fingerprint is None else certificate.chain_der
+    if chain is not None:
         message.pem = "".join(map(ssl.DER_cert_to_PEM_cert, (certificate.der, *chain)))
     return message
 
@@ -98,6 +100,21 @@ def from_anchor(anchor: TrustAnchor) -> certificate_pb2.TrustAnchor:
         create_time=to_timestamp(anchor.create_time),
         created_by=user_name(anchor.created_by),
         pem=ssl.DER_cert_to_PEM_cert(anchor.der),
+    )
+
+
+def from_made_token(made: MadeToken) -> enrollment_token_pb2.EnrollmentToken:
+    """The only message that has the token itself."""
+    kept = made.kept
+    return enrollment_token_pb2.EnrollmentToken(
+        name=enrollment_token_name(kept.id),
+        user=user_name(kept.user_id),
+        server_names=kept.server_names,
+        create_time=to_timestamp(kept.create_time),
+        expire_time=to_timestamp(kept.expire_time),
+        created_by=user_name(kept.created_by),
+        token=made.token,
+        purpose=PURPOSES.to_proto(kept.purpose),
     )
 
 

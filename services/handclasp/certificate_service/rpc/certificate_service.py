@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 from cryptography import x509
@@ -16,6 +15,7 @@ from google.protobuf.message import Message
 
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.certificate_service.domain.certificates import Certificate
+from handclasp.certificate_service.domain.enrollment_tokens import Purpose
 from handclasp.certificate_service.domain.identifiers import (
     parse_certificate_name,
     parse_trust_anchor_name,
@@ -26,22 +26,29 @@ from handclasp.certificate_service.rpc.admission import the_caller, the_caller_i
 from handclasp.certificate_service.rpc.authorization_messages import PERMISSIONS, from_decision
 from handclasp.certificate_service.rpc.barrier_metadata import in_force
 from handclasp.certificate_service.rpc.certificate_messages import (
+    PURPOSES,
     REVOCATION_REASONS,
     from_anchor,
     from_certificate,
+    from_made_token,
     to_filter,
 )
 from handclasp.certificate_service.rpc.fields import masked, to_timedelta, to_timestamp
 from handclasp.certificate_service.use_cases.caller import Clock, Credentials
 from handclasp.certificate_service.use_cases.certificates import Certificates
 from handclasp.certificate_service.use_cases.check_permission import CheckPermission, PeerQuestion
+from handclasp.certificate_service.use_cases.enroll import Enroll
+from handclasp.certificate_service.use_cases.enroll_replica import EnrollReplica
+from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, check_request_id
 from handclasp.certificate_service.use_cases.issue_certificate import (
     IssueCertificate,
     IssueRequest,
     KeyCustody,
 )
+from handclasp.certificate_service.use_cases.issuer_chains import IssuerChains
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
+from handclasp.certificate_service.use_cases.recognized_tokens import Sender
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate, RenewRequest
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import (
@@ -51,10 +58,11 @@ from handclasp.certificate_service.use_cases.upload_certificate import (
 )
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import KeyKind
-from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificates.v1 import certificate_pb2, enrollment_token_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceServicer
 from handclasp.errors import invalid_field
+from handclasp.serving.interceptor import current_peer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -62,6 +70,8 @@ MAXIMUM_RESOURCES = 100
 _MAXIMUM_LEAF = 64 * 1024
 _MAXIMUM_ADDRESS = 64
 _PRESENTED = "certificates/-"
+_ENROLL = "/handclasp.certificates.v1.CertificateService/Enroll"
+_ENROLL_REPLICA = "/handclasp.certificates.v1.CertificateService/EnrollReplica"
 
 _KEY_KINDS: dict[int, KeyKind] = {
     pb.KEY_ALGORITHM_UNSPECIFIED: "EC P-256",
@@ -82,23 +92,20 @@ class UseCases:
     issue: IssueCertificate
     renew: RenewCertificate
     upload: UploadCertificate
+    enrollment_tokens: EnrollmentTokens
+    enroll: Enroll
+    enroll_replica: EnrollReplica
     certificates: Certificates
     check: CheckPermission
     anchors: TrustAnchors
+    chains: IssuerChains
 
 
 class CertificateService(CertificateServiceServicer):
-    """Needs `CallInterceptor` around it, which maps typed errors and provides the caller.
+    """Needs `CallInterceptor` around it, which maps typed errors and provides the caller."""
 
-    Args:
-        authorities: this service's CA certificates, root first; leaves chain over all but the root.
-    """
-
-    def __init__(
-        self, use_cases: UseCases, authorities: Sequence[x509.Certificate], *, trust_domain: str, clock: Clock
-    ) -> None:
+    def __init__(self, use_cases: UseCases, *, trust_domain: str, clock: Clock) -> None:
         self._do = use_cases
-        self._own_chain = [certificate.public_bytes(Encoding.DER) for certificate in authorities[1:]]
         self._trust_domain = trust_domain
         self._clock = clock
 
@@ -126,7 +133,7 @@ class CertificateService(CertificateServiceServicer):
             ),
         )
         return pb.IssueCertificateResponse(
-            certificate=self._message(issued.certificate),
+            certificate=await self._message(issued.certificate),
             private_key_pem="" if issued.private_key_pem is None else issued.private_key_pem.decode("ascii"),
             key_custody=_CUSTODIES[issued.custody],
         )
@@ -152,10 +159,10 @@ class CertificateService(CertificateServiceServicer):
                 identity=_identity("UploadCertificate", request),
             ),
         )
-        return self._message(certificate)
+        return await self._message(certificate)
 
     async def GetCertificate(self, request: pb.GetCertificateRequest, context: Context) -> certificate_pb2.Certificate:
-        return self._message(await self._do.certificates.get(the_caller(), parse_certificate_name(request.name)))
+        return await self._message(await self._do.certificates.get(the_caller(), parse_certificate_name(request.name)))
 
     async def ListCertificates(
         self, request: pb.ListCertificatesRequest, context: Context
@@ -172,7 +179,7 @@ class CertificateService(CertificateServiceServicer):
             ),
         )
         return pb.ListCertificatesResponse(
-            certificates=[self._message(certificate, with_pem=with_pem) for certificate in page.items],
+            certificates=[await self._message(certificate, with_pem=with_pem) for certificate in page.items],
             next_page_token=page.next_token,
         )
 
@@ -188,7 +195,7 @@ class CertificateService(CertificateServiceServicer):
             description=sent.description if "description" in changes else None,
             labels=sent.labels if "labels" in changes else None,
         )
-        return self._message(certificate)
+        return await self._message(certificate)
 
     async def RevokeCertificate(
         self, request: pb.RevokeCertificateRequest, context: Context
@@ -198,7 +205,7 @@ class CertificateService(CertificateServiceServicer):
             parse_certificate_name(request.name),
             REVOCATION_REASONS.to_domain(request.reason, "reason"),
         )
-        return self._message(in_force(revoked, context))
+        return await self._message(in_force(revoked, context))
 
     async def RevokeUserCertificates(
         self, request: pb.RevokeUserCertificatesRequest, context: Context
@@ -214,13 +221,13 @@ class CertificateService(CertificateServiceServicer):
         self, request: pb.HoldCertificateRequest, context: Context
     ) -> certificate_pb2.Certificate:
         held = await self._do.certificates.hold(the_caller(), parse_certificate_name(request.name))
-        return self._message(in_force(held, context))
+        return await self._message(in_force(held, context))
 
     async def ReinstateCertificate(
         self, request: pb.ReinstateCertificateRequest, context: Context
     ) -> certificate_pb2.Certificate:
         reinstated = await self._do.certificates.reinstate(the_caller(), parse_certificate_name(request.name))
-        return self._message(in_force(reinstated, context))
+        return await self._message(in_force(reinstated, context))
 
     async def RenewCertificate(
         self, request: pb.RenewCertificateRequest, context: Context
@@ -238,7 +245,40 @@ class CertificateService(CertificateServiceServicer):
                 identity=_identity("RenewCertificate", request),
             ),
         )
-        return self._message(successor)
+        return await self._message(successor)
+
+    async def CreateEnrollmentToken(
+        self, request: pb.CreateEnrollmentTokenRequest, context: Context
+    ) -> enrollment_token_pb2.EnrollmentToken:
+        purpose = PURPOSES.to_domain(request.purpose, "purpose")
+        lifetime = to_timedelta(request.lifetime, "lifetime") if request.HasField("lifetime") else None
+        if purpose is Purpose.REPLICA:
+            for field in ("user", "server_names"):
+                if getattr(request, field):
+                    raise invalid_field(field, "must be empty for a replica")
+            return from_made_token(await self._do.enrollment_tokens.create_for_replica(the_caller(), lifetime=lifetime))
+        made = await self._do.enrollment_tokens.create(
+            the_caller(),
+            parse_user_name(request.user, "user"),
+            server_names=tuple(request.server_names),
+            lifetime=lifetime,
+        )
+        return from_made_token(made)
+
+    async def Enroll(self, request: pb.EnrollRequest, context: Context) -> certificate_pb2.Certificate:
+        certificate = await self._do.enroll.enroll(
+            request.token, **_signing_request(request), sender=Sender(current_peer().address, _ENROLL)
+        )
+        return await self._message(certificate)
+
+    async def EnrollReplica(self, request: pb.EnrollReplicaRequest, context: Context) -> pb.EnrollReplicaResponse:
+        enrolled = await self._do.enroll_replica.enroll(
+            request.token, **_signing_request(request), sender=Sender(current_peer().address, _ENROLL_REPLICA)
+        )
+        joined = in_force(enrolled, context)
+        return pb.EnrollReplicaResponse(
+            trust_domain=self._trust_domain, authority=_pem(joined.authority), root=_pem(joined.root)
+        )
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
         question = _question(request, [check_resource(request.resource, "resource")])
@@ -288,8 +328,27 @@ class CertificateService(CertificateServiceServicer):
             read_time=to_timestamp(self._clock()),
         )
 
-    def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
-        return from_certificate(certificate, now=self._clock(), own_chain=self._own_chain, with_pem=with_pem)
+    async def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
+        chain = await self._do.chains.of(certificate) if with_pem else None
+        return from_certificate(certificate, now=self._clock(), chain=chain)
+
+
+class _SigningRequest(TypedDict):
+    """A certificate signing request, as PEM or as DER."""
+
+    csr_pem: str | None
+    csr_der: bytes | None
+
+
+def _signing_request(request: pb.EnrollRequest | pb.EnrollReplicaRequest) -> _SigningRequest:
+    """Raises InvalidArgument if there is none."""
+    source = request.WhichOneof("key_source")
+    if source is None:
+        raise invalid_field("key_source", "must be csr_pem or csr_der")
+    return {
+        "csr_pem": request.csr_pem if source == "csr_pem" else None,
+        "csr_der": request.csr_der if source == "csr_der" else None,
+    }
 
 
 def _is_printable_ascii(text: str) -> bool:

@@ -67,7 +67,7 @@ class Transaction(Snapshot):
         """Says that something changed that decisions can rest on. The revision moves with the commit.
 
         Args:
-            name: a resource name: of a certificate, user, access profile or trust anchor.
+            name: a resource name: of a certificate, user, access profile, trust anchor or CA.
         """
         self.changes.append(Change(name, effect))
 

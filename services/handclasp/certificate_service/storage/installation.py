@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, Row, insert, inspect, select
 
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.schema import authorities, installation
@@ -14,10 +15,19 @@ TRUST_DOMAIN = "trust_domain"
 PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105 - the name of a row, not a secret
 
 
+ROOT = "root"
+ISSUING = "issuing"
+
+
 @dataclass(frozen=True, slots=True)
 class AuthorityRecord:
-    """A CA of ours: its certificate, and the name of the file in the key folder that has its key."""
+    """A CA of ours: its certificate, and the name of the file that has its key, in the key folder of one machine.
 
+    Attributes:
+        role: ROOT or ISSUING.
+    """
+
+    id: str
     role: str
     der: bytes = field(repr=False)
     key_file: str
@@ -44,17 +54,29 @@ async def add_installation(transaction: Transaction, values: dict[str, str]) -> 
     await transaction.execute(insert(installation), [{"name": key, "value": value} for key, value in values.items()])
 
 
-async def read_authorities(snapshot: Snapshot) -> dict[str, AuthorityRecord]:
-    """By role."""
-    return {
-        row.role: AuthorityRecord(row.role, row.der, row.key_file, row.create_time)
-        for row in await snapshot.fetch(select(authorities))
-    }
+async def read_authorities(snapshot: Snapshot) -> list[AuthorityRecord]:
+    """The root first, then the issuing CAs, oldest first."""
+    column = authorities.c
+    query = select(authorities).order_by(column.role.desc(), column.create_time, column.id)
+    return [_authority(row) for row in await snapshot.fetch(query)]
+
+
+async def find_authority(snapshot: Snapshot, authority_id: str) -> AuthorityRecord | None:
+    row = (await snapshot.fetch(select(authorities).where(authorities.c.id == authority_id))).one_or_none()
+    return None if row is None else _authority(row)
 
 
 async def add_authority(transaction: Transaction, record: AuthorityRecord) -> None:
     await transaction.execute(
         insert(authorities).values(
-            role=record.role, der=record.der, key_file=record.key_file, create_time=record.create_time
+            id=record.id,
+            role=record.role,
+            der=record.der,
+            key_file=record.key_file,
+            create_time=record.create_time,
         )
     )
+
+
+def _authority(row: Row[Any]) -> AuthorityRecord:
+    return AuthorityRecord(row.id, row.role, row.der, row.key_file, row.create_time)

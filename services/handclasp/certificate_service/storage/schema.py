@@ -58,11 +58,13 @@ installation = Table(
     Column("value", Text, nullable=False),
 )
 
-# The CAs of this service. Their keys are files; the row names the file and is written after it.
+# The CAs of this service: the root, and an issuing CA for each replica that made one. Their keys are files, each on one
+# machine; the row names the file and is written after it.
 authorities = Table(
     "authorities",
     metadata,
-    Column("role", String(16), primary_key=True),
+    Column("id", Identifier, primary_key=True),
+    Column("role", String(16), nullable=False),
     Column("der", LargeBinary, nullable=False),
     Column("key_file", String(255), nullable=False),
     Column("create_time", Moment, nullable=False),
@@ -177,6 +179,24 @@ requests = Table(
     Column("request_hash", Hexadecimal, nullable=False),
     Column("certificate_id", Identifier, nullable=False),
     Column("create_time", Moment, nullable=False, index=True),
+)
+
+# One-time tokens for a first certificate; of each only a hash. What it gave is kept until it is long expired.
+enrollment_tokens = Table(
+    "enrollment_tokens",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("token_hash", Hexadecimal, nullable=False, unique=True),
+    Column("purpose", String(16), nullable=False),
+    Column("user_id", Identifier, ForeignKey("users.id"), nullable=False, index=True),
+    Column("server_names", Text, nullable=False),
+    Column("create_time", Moment, nullable=False),
+    Column("expire_time", Moment, nullable=False, index=True),
+    Column("created_by", Identifier, nullable=False),
+    Column("created_with", Identifier, nullable=False),
+    Column("use_time", Moment),
+    Column("key_hash", Hexadecimal),
+    Column("given_id", Identifier),
 )
 
 denials = Table(

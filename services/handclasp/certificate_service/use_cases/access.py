@@ -88,6 +88,19 @@ class Access:
         what = "a server certificate with this service's own name takes"
         self._check_administrative(caller, everything, what, resource)
 
+    def require_all_administrative(self, caller: Caller, resource: str) -> None:
+        """Raises PermissionDenied, ACCESS_DENIED, unless the caller holds every administrative permission, on `*`.
+        Whether or not administrators are protected.
+
+        For what makes somebody a CA of this service: whoever is can issue certificates for anybody.
+        """
+        missing = lacking(caller.grants, [Grant(permission) for permission in ADMINISTRATIVE])
+        if missing:
+            first = missing[0]
+            raise self._denied(
+                caller, judge_grants(caller.facts, first.permission, first.pattern), first.permission, resource
+            )
+
     def _check_administrative(self, caller: Caller, grants: Iterable[Grant], what: str, resource: str) -> None:
         if not self._protect:
             return

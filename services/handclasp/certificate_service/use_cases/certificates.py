@@ -31,6 +31,7 @@ from handclasp.certificate_service.storage.certificates import (
     save_annotations,
 )
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.enrollment_tokens import void_tokens_of
 from handclasp.certificate_service.storage.facts import user_facts
 from handclasp.certificate_service.storage.users import find_user
 from handclasp.certificate_service.use_cases.access import Access
@@ -161,7 +162,8 @@ class Certificates:
         return await self._change(caller, work, "certificate_reinstated")
 
     async def revoke_all(self, caller: Caller, user_id: str, reason: RevocationReason) -> InForce[int]:
-        """Revokes all certificates of a user and returns how many that were.
+        """Revokes all certificates of a user, voids the user's enrollment tokens, and returns how many certificates
+        that were.
 
         Raises:
             PermissionDenied: the caller does not manage that user's certificates.
@@ -170,27 +172,31 @@ class Certificates:
         self._access.require_manages(caller, user_id)
         revocation = Revocation(self._clock(), reason, caller.user_id)
 
-        async def work(transaction: Transaction) -> int:
+        async def work(transaction: Transaction) -> tuple[int, int]:
+            # Whoever uses such a token just now comes before this, and what they got is revoked, or after it.
             await transaction.alone()
             if await find_user(transaction, user_id) is None:
                 raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
             count = await revoke_certificates_of(transaction, user_id, revocation)
             if count:
                 transaction.touch(user_name(user_id), Effect.WITHDRAWN)
-            return count
+            return count, await void_tokens_of(transaction, user_id)
 
-        def log(count: int) -> None:
+        def log(done: tuple[int, int]) -> None:
+            count, voided = done
             _LOG.info(
                 "certificates_revoked",
                 user=user_name(user_id),
                 count=count,
+                enrollment_tokens_voided=voided,
                 reason=reason.value,
                 by=caller.user,
                 with_certificate=certificate_name(caller.certificate_id),
                 peer_address=caller.address,
             )
 
-        return await self._barrier.write(work, log)
+        done = await self._barrier.write(work, log)
+        return InForce(done.value[0], done.revision, done.settled)
 
     async def _change(
         self,

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
-from handclasp.certificate_service.domain.identifiers import user_name
-from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Transaction
-from handclasp.certificate_service.use_cases.access import Access
-from handclasp.certificate_service.use_cases.caller import Caller, Clock
+from handclasp.certificate_service.use_cases.caller import Caller
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity
 from handclasp.certificate_service.use_cases.issuing import Issuing, Order
-from handclasp.certificate_service.use_cases.owners import active_owner, check_is_relying_party
-from handclasp.certificate_service.use_cases.readmission import readmitted
-from handclasp.certificate_service.x509.issuing import KeyKind, generate_key, key_to_pem, parse_server_name
+from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
+from handclasp.certificate_service.x509.issuing import KeyKind, generate_key, key_to_pem
 from handclasp.certificate_service.x509.signing_request import read_signing_request
-from handclasp.errors import invalid_field
-
-MAXIMUM_SERVER_NAMES = 20
 
 
 class KeyCustody(StrEnum):
@@ -66,17 +58,11 @@ class Issued:
 
 
 class IssueCertificate:
-    """Issues to whomever the caller manages.
+    """Issues to whomever the caller manages."""
 
-    Args:
-        own_names: DNS names and IP addresses that clients call this service by.
-    """
-
-    def __init__(self, access: Access, issuing: Issuing, *, own_names: Sequence[str], clock: Clock) -> None:
-        self._access = access
+    def __init__(self, rights: IssuingRights, issuing: Issuing) -> None:
+        self._rights = rights
         self._issuing = issuing
-        self._clock = clock
-        self._own_names = frozenset(map(parse_server_name, own_names))
 
     async def issue(self, caller: Caller, request: IssueRequest) -> Issued:
         """Issues a certificate, and returns once it is on file; see `CertificateService.IssueCertificate`.
@@ -84,11 +70,8 @@ class IssueCertificate:
         Raises:
             InvalidArgument, NotFound, FailedPrecondition, AlreadyExists, PermissionDenied
         """
-        self._require_may(caller, request)
+        self._rights.require(caller, request.user_id, request.server_names)
         lifetime = self._issuing.lifetime(request.lifetime)
-        own_name = not self._own_names.isdisjoint(_parse_server_names(request.server_names))
-        if own_name:
-            self._access.protect_own_names(caller, user_name(request.user_id))
         if request.generate_key is not None:
             key = generate_key(request.generate_key)
             private_key_pem: bytes | None = key_to_pem(key, None)
@@ -109,14 +92,7 @@ class IssueCertificate:
         )
 
         async def check(transaction: Transaction) -> None:
-            acting = await readmitted(transaction, caller, self._clock())
-            self._require_may(acting, request)
-            if own_name:
-                self._access.protect_own_names(acting, user_name(request.user_id))
-            owner = await active_owner(transaction, request.user_id)
-            self._access.protect(acting, owner)
-            if request.server_names:
-                check_is_relying_party(owner)
+            await self._rights.require_in_transaction(transaction, caller, request.user_id, request.server_names)
 
         filed = await self._issuing.issue(caller, order, check)
         if not filed.fresh:
@@ -125,14 +101,3 @@ class IssueCertificate:
                 KeyCustody.KEY_NOT_RETAINED if custody is KeyCustody.RETURNED else KeyCustody.CALLER_HELD,
             )
         return Issued(filed.certificate, custody, private_key_pem)
-
-    def _require_may(self, caller: Caller, request: IssueRequest) -> None:
-        self._access.require_manages(caller, request.user_id)
-        if request.server_names:
-            self._access.require(caller, Permission.USER_MANAGEMENT, user_name(request.user_id))
-
-
-def _parse_server_names(names: tuple[str, ...]) -> list[x509.DNSName | x509.IPAddress]:
-    if len(names) > MAXIMUM_SERVER_NAMES:
-        raise invalid_field("server_names", f"must be at most {MAXIMUM_SERVER_NAMES}, not {len(names)}")
-    return [parse_server_name(name) for name in names]

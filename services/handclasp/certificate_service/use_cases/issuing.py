@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
 from handclasp.certificate_service.domain.changes import Effect
-from handclasp.certificate_service.domain.identifiers import certificate_name, user_name
+from handclasp.certificate_service.domain.identifiers import certificate_name, enrollment_token_name, user_name
 from handclasp.certificate_service.storage.certificates import add_certificate
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
@@ -24,6 +24,10 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 MINIMUM_LIFETIME = timedelta(minutes=1)
 
+Make = Callable[[], Awaitable[Certificate]]
+Once = Callable[[Transaction, Make], Awaitable[Certificate]]
+"""What `Make` puts on file; or the certificate that an earlier try had put there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -33,6 +37,7 @@ class Order:
         public_key: has passed `check_client_key`.
         lifetime: from `Issuing.lifetime`.
         renewed_from: the id of the certificate whose successor it is; None if of none.
+        enrollment_token_id: of the token that it is issued for; None if for none.
         identity: set if a retry is to return the same certificate.
     """
 
@@ -44,6 +49,7 @@ class Order:
     labels: Mapping[str, str] = field(default_factory=dict)
     server_names: tuple[str, ...] = ()
     renewed_from: str | None = None
+    enrollment_token_id: str | None = None
     identity: RequestIdentity | None = None
 
 
@@ -93,12 +99,19 @@ class Issuing:
             )
         return wanted
 
-    async def issue(self, caller: Caller, order: Order, check: Callable[[Transaction], Awaitable[None]]) -> Filed:
+    async def issue(
+        self,
+        caller: Caller,
+        order: Order,
+        check: Callable[[Transaction], Awaitable[None]],
+        only_once: Once | None = None,
+    ) -> Filed:
         """Signs a leaf, and returns once it is on file.
 
         Args:
             check: run in the transaction that puts it on file; raises a typed error if that must not be. Not run if an
                 earlier try had put it there.
+            only_once: tells whether one had; by the order's `identity` if None.
 
         Raises:
             InvalidArgument, FailedPrecondition, AlreadyExists: and what `check` raises.
@@ -128,21 +141,28 @@ class Issuing:
             transaction.touch(certificate_name(fresh.id), Effect.GIVEN)
             return fresh
 
+        async def work(transaction: Transaction) -> Certificate:
+            async def make() -> Certificate:
+                return await put_on_file(transaction)
+
+            if only_once is not None:
+                return await only_once(transaction, make)
+            return await once(transaction, caller.user_id, order.identity, now, make)
+
         def log(certificate: Certificate) -> None:
             if certificate.id == fresh.id:
-                _log_issued(certificate, caller)
+                _log_issued(certificate, order, caller)
 
-        certificate = await self._database.write(
-            lambda transaction: once(
-                transaction, caller.user_id, order.identity, now, lambda: put_on_file(transaction)
-            ),
-            log,
-        )
+        certificate = await self._database.write(work, log)
         return Filed(certificate, fresh=certificate.id == fresh.id)
 
 
-def _log_issued(certificate: Certificate, caller: Caller) -> None:
-    renewed = {} if certificate.renewed_from is None else {"renewed_from": certificate_name(certificate.renewed_from)}
+def _log_issued(certificate: Certificate, order: Order, caller: Caller) -> None:
+    came_by = {}
+    if order.renewed_from is not None:
+        came_by["renewed_from"] = certificate_name(order.renewed_from)
+    if order.enrollment_token_id is not None:
+        came_by["enrollment_token"] = enrollment_token_name(order.enrollment_token_id)
     _LOG.info(
         "certificate_issued",
         certificate=certificate_name(certificate.id),
@@ -151,7 +171,7 @@ def _log_issued(certificate: Certificate, caller: Caller) -> None:
         serial=certificate.serial,
         fingerprint=certificate.fingerprint,
         not_after=certificate.not_after.isoformat(),
-        **renewed,
+        **came_by,
         by=caller.user,
         with_certificate=certificate_name(caller.certificate_id),
         peer_address=caller.address,

@@ -14,7 +14,8 @@ from handclasp.certificate_service.domain.identifiers import new_id, not_found, 
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.domain.users import check_text
 from handclasp.certificate_service.domain.visibility import visible_by
-from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.installation import read_authorities
 from handclasp.certificate_service.storage.trust_anchors import add_anchor, all_anchors, list_anchors, remove_anchor
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
@@ -30,34 +31,21 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrustBundle:
-    """The CA certificates of the trust domain, as DER: our own, root first, and the trust anchors, oldest first."""
+    """The CA certificates of the trust domain, as DER: our own, of all replicas, the root first; and the trust anchors.
+    Both oldest first."""
 
     authorities: tuple[bytes, ...]
     anchors: tuple[bytes, ...]
 
 
 class TrustAnchors:
-    """Adds, lists and removes trust anchors.
+    """Adds, lists and removes trust anchors."""
 
-    Args:
-        own: this service's CA certificates, root first.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        barrier: Barrier,
-        access: Access,
-        tokens: PageTokens,
-        *,
-        own: tuple[x509.Certificate, ...],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, database: Database, barrier: Barrier, access: Access, tokens: PageTokens, clock: Clock) -> None:
         self._database = database
         self._barrier = barrier
         self._access = access
         self._tokens = tokens
-        self._own = own
         self._clock = clock
 
     async def add(
@@ -97,7 +85,8 @@ class TrustAnchors:
                     raise AlreadyExists(
                         Reason.TRUST_ANCHOR_EXISTS, f"this CA certificate is {trust_anchor_name(other.id)} already"
                     )
-            if conflict_with_own(certificate, self._own) is not None:
+            own = [x509.load_der_x509_certificate(authority.der) for authority in await read_authorities(transaction)]
+            if conflict_with_own(certificate, own) is not None:
                 raise FailedPrecondition(
                     Reason.ANCHOR_CONFLICT,
                     "this CA certificate shares subject and key identifier with a CA of this service; TLS stacks would"
@@ -158,9 +147,12 @@ class TrustAnchors:
 
     async def bundle(self) -> TrustBundle:
         """What servers of the trust domain let in: our own CAs come first."""
-        anchors = await self._database.read(all_anchors)
-        own = tuple(certificate.public_bytes(Encoding.DER) for certificate in self._own)
-        return TrustBundle(own, tuple(anchor.der for anchor in anchors))
+
+        async def read(snapshot: Snapshot) -> TrustBundle:
+            own, anchors = await read_authorities(snapshot), await all_anchors(snapshot)
+            return TrustBundle(tuple(authority.der for authority in own), tuple(anchor.der for anchor in anchors))
+
+        return await self._database.read(read)
 
     def sees_anchors(self, caller: Caller) -> bool:
         """Whether the anchors may be shown to the caller."""

@@ -1,4 +1,4 @@
-"""Has this process's own listeners heed each change of the trust anchors, whichever process made it."""
+"""Has this process's own listeners heed each change of the trust bundle, whichever process made it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from handclasp.certificate_service.watching.leases import Settled
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
-_ANCHORS = "trustAnchors/"
+# What is in the bundle: outside CAs, and those of replicas.
+_IN_THE_BUNDLE = ("trustAnchors/", "authorities/")
 _RETRY_SECONDS = 0.5
 
 
@@ -79,7 +80,7 @@ class AnchorsFollower:
             self._wanted = self._position.revision
             return
         for revision in revisions:
-            if any(change.name.startswith(_ANCHORS) for change in revision.changes):
+            if any(change.name.startswith(_IN_THE_BUNDLE) for change in revision.changes):
                 self._wanted = revision.position.revision
 
     async def _catch_up(self) -> None:

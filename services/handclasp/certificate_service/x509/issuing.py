@@ -126,30 +126,40 @@ def make_root(*, trust_domain: str, now: datetime) -> Authority:
 
 
 def make_issuing_authority(root: Authority, *, trust_domain: str, now: datetime) -> Authority:
-    """A new CA below the root, which signs leaves: P-256, 10 years, no CA below it.
+    """A new CA below the root, which signs leaves, with a key of its own: P-256.
 
     Raises:
         FailedPrecondition: `ISSUING_CA_EXPIRED` if the root has.
     """
     key = generate_key("EC P-256")
+    certificate = issue_issuing_authority(root, public_key=key.public_key(), trust_domain=trust_domain, now=now)
+    return Authority(certificate, key)
+
+
+def issue_issuing_authority(
+    root: Authority, *, public_key: CertificatePublicKeyTypes, trust_domain: str, now: datetime
+) -> x509.Certificate:
+    """The certificate of a CA below the root, which signs leaves: 10 years, no CA below it. The key must have passed
+    `check_client_key`.
+
+    Raises:
+        FailedPrecondition: `ISSUING_CA_EXPIRED` if the root has.
+    """
     extensions = [
         _extension(x509.BasicConstraints(ca=True, path_length=0), critical=True),
         _CA_USAGE,
-        _extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False),
+        _extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False),
         root._key_identifier,
     ]
-    not_after = _end(root, now, ISSUING_CA_LIFETIME)
-    name = _ca_name("issuing CA", trust_domain)
-    certificate = _sign(
+    return _sign(
         root.key,
         issuer=root._name,
-        subject=name,
-        public_key=key.public_key(),
+        subject=_ca_name("issuing CA", trust_domain),
+        public_key=public_key,
         now=now,
-        not_after=not_after,
+        not_after=_end(root, now, ISSUING_CA_LIFETIME),
         extensions=extensions,
     )
-    return Authority(certificate, key)
 
 
 def issue_leaf(

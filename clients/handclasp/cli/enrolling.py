@@ -1,0 +1,167 @@
+"""What `handclasp enroll` does: files and calls in the order in which nothing gets lost."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from handclasp.certificates.v1.certificate_pb2 import Certificate
+from handclasp.cli.csr import KeyKind
+from handclasp.client import context as contexts
+from handclasp.client import files
+from handclasp.client.bootstrap import fetch_authorities
+from handclasp.client.csr import make_key_and_request, request_for
+from handclasp.client.enrolling import enroll
+from handclasp.client.private_key import load_private_key
+from handclasp.client.retries import may_have_been_done
+from handclasp.errors import AlreadyExists, HandclaspError, InvalidArgument, Reason
+
+CA_FILE = "ca.pem"
+CERTIFICATE_FILE = "cert.pem"
+KEY_FILE = "key.pem"
+CONTEXT_FILE = "context.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the services are, each `host:port`: the certificate service's listeners, the execution server."""
+
+    tls: str
+    mtls: str
+    executions: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What was issued, and the folder that it was written to."""
+
+    certificate: Certificate
+    folder: Path
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / CA_FILE
+
+    @property
+    def certificate_file(self) -> Path:
+        return self.folder / CERTIFICATE_FILE
+
+    @property
+    def key_file(self) -> Path:
+        return self.folder / KEY_FILE
+
+    @property
+    def context_file(self) -> Path:
+        return self.folder / CONTEXT_FILE
+
+    @property
+    def for_server(self) -> bool:
+        """Whether it is a server's, too."""
+        leaf = x509.load_pem_x509_certificates(self.certificate.pem.encode())[0]
+        usages = [item.value for item in leaf.extensions if isinstance(item.value, x509.ExtendedKeyUsage)]
+        return any(ExtendedKeyUsageOID.SERVER_AUTH in usage for usage in usages)
+
+    def written(self) -> dict[str, Path]:
+        """The files, by what they are."""
+        return {
+            "ca_file": self.ca_file,
+            "certificate_file": self.certificate_file,
+            "key_file": self.key_file,
+            "context_file": self.context_file,
+        }
+
+
+async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: Path, key_kind: KeyKind) -> Enrolled:
+    """Gets the certificate that a token is good for, and writes it into a folder with all that belongs to it.
+
+    A key that is in the folder already is used: it is that of an earlier try whose answer was lost.
+
+    Raises:
+        HandclaspError
+    """
+    enrolled = folder / CERTIFICATE_FILE, folder / CONTEXT_FILE
+    files.refuse_existing(enrolled)
+    authority = await fetch_authorities(places.tls, ca_fingerprint)
+    with files.folder_for_new_files(folder):
+        _write_authority(folder / CA_FILE, authority)
+        with key_and_request(folder / KEY_FILE, key_kind) as csr_pem:
+            certificate = await enroll(places.tls, authority, token, csr_pem)
+    done = Enrolled(certificate, folder)
+    files.write_new(done.certificate_file, certificate.pem.encode(), files.PUBLIC_MODE)
+    contexts.write(
+        done.context_file,
+        contexts.Context(
+            certificates_tls=places.tls,
+            certificates_mtls=places.mtls,
+            executions=places.executions,
+            ca_file=done.ca_file,
+            certificate=done.certificate_file,
+            key=done.key_file,
+        ),
+    )
+    return done
+
+
+@contextlib.contextmanager
+def key_and_request(path: Path, key_kind: KeyKind) -> Iterator[bytes]:
+    """A request for the key in that file, which is made if it is not there, and then is on disk inside.
+
+    A key that was made here goes away again if what is inside was refused for certain.
+
+    Raises:
+        HandclaspError: and what is inside raises, with what to do about the key.
+    """
+    if path.exists():
+        with _kept(path):
+            yield _request_for_key_in(path)
+        return
+    made = make_key_and_request(curve=key_kind.value)
+    with files.NewFile(path, files.SECRET_MODE) as key:
+        key.fill(made.key_pem)
+        try:
+            with _kept(path):
+                yield made.csr_pem
+        except HandclaspError as error:
+            if not may_have_been_done(error):
+                key.discard()
+            raise
+
+
+@contextlib.contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except HandclaspError as error:
+        if not may_have_been_done(error):
+            raise
+        raise type(error)(
+            error.reason,
+            f"{error.message}. A certificate may have been issued, for the key in {path}; the same command again gets"
+            " it, while the token is good",
+            metadata=error.metadata,
+            retry_after=error.retry_after,
+        ) from error
+
+
+def _request_for_key_in(path: Path) -> bytes:
+    key = load_private_key(path)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InvalidArgument(
+            Reason.FILE_NOT_USABLE, f"{path} is there already, and is no key of an elliptic curve; move it away"
+        )
+    return request_for(key)
+
+
+def _write_authority(path: Path, authority: bytes) -> None:
+    try:
+        files.write_new(path, authority, files.PUBLIC_MODE)
+    except AlreadyExists:
+        # Of an earlier try, or fetched before.
+        if files.read_bytes(path, "the CA file") != authority:
+            raise

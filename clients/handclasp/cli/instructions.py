@@ -1,0 +1,90 @@
+"""What is to be typed on the other machine, with a token that was made for it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
+from handclasp.cli.output import moment, print_line
+from handclasp.client.channels import is_loopback
+from handclasp.client.context import Context
+from handclasp.client.names import resource_id
+
+_NOT_KNOWN = "HOST:PORT"
+_USUAL_MUTUAL_PORT = "8444"
+_DATA_FOLDER = "handclasp-data"
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """How to use a token.
+
+    Attributes:
+        ca_fingerprint: of the root, in hexadecimal.
+        context: of whoever made it; it says where the services are, seen from there.
+    """
+
+    made: EnrollmentToken
+    ca_fingerprint: str
+    context: Context
+
+    @property
+    def for_replica(self) -> bool:
+        """Whether it makes another replica."""
+        return self.made.purpose == EnrollmentToken.PURPOSE_REPLICA
+
+    @property
+    def url(self) -> str:
+        """Where the other machine is to go, as far as that is known here."""
+        return self.context.certificates_tls or _NOT_KNOWN
+
+    @property
+    def command(self) -> str:
+        """The command for the other machine."""
+        replica = ["--replica"] if self.for_replica else []
+        words = ["handclasp", "enroll", *replica, "--token", self.made.token]
+        words += ["--ca-fingerprint", self.ca_fingerprint, "--url", self.url]
+        if self.for_replica:
+            return shlex.join([*words, "--out", _DATA_FOLDER])
+        words += ["--out", resource_id(self.made.user)]
+        mutual = self.context.certificates_mtls
+        if mutual is not None and mutual != f"{self.url.rpartition(':')[0]}:{_USUAL_MUTUAL_PORT}":
+            words += ["--certificates-mtls", mutual]
+        if self.context.executions is not None:
+            words += ["--executions", self.context.executions]
+        return shlex.join(words)
+
+    def fields(self) -> dict[str, str]:
+        """What goes into the JSON, beside the token."""
+        return {"ca_fingerprint": self.ca_fingerprint, "url": self.url, "command": self.command}
+
+    def show(self) -> None:
+        """Prints all of it, for people."""
+        made = self.made
+        print_line(f"Token: {made.token}")
+        what = (
+            "makes one machine a CA of this service, which can issue certificates for anybody"
+            if self.for_replica
+            else f"gives one certificate of {made.user}"
+        )
+        print_line(f"It is shown once and stored nowhere. It {what}, until {moment(made.expire_time)}.")
+        print_line("On the other machine:")
+        print_line(f"  {self.command}")
+        if self.context.certificates_tls is None:
+            print_line(
+                f"{_NOT_KNOWN} is the certificate service's one-way TLS listener, which your context does not say."
+            )
+        elif is_loopback(self.url):
+            print_line(
+                "Your context has the service on this machine: put in the name by which that machine reaches it."
+            )
+
+
+def root_fingerprint(authorities: Sequence[str]) -> str:
+    """SHA-256 of the root's DER, in hexadecimal; the root comes first in the trust bundle."""
+    return x509.load_pem_x509_certificate(authorities[0].encode()).fingerprint(hashes.SHA256()).hex()

@@ -1,0 +1,153 @@
+"""Makes enrollment tokens, for those who could as well have the certificate issued themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+
+from handclasp.certificate_service.domain.enrollment_tokens import (
+    DEFAULT_LIFETIME,
+    MINIMUM_LIFETIME,
+    EnrollmentToken,
+    Purpose,
+    hash_token,
+    new_token,
+)
+from handclasp.certificate_service.domain.identifiers import (
+    authority_name,
+    certificate_name,
+    enrollment_token_name,
+    new_id,
+    user_name,
+)
+from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.storage.enrollment_tokens import add_token
+from handclasp.certificate_service.use_cases.access import Access
+from handclasp.certificate_service.use_cases.caller import Caller, Clock
+from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
+from handclasp.certificate_service.use_cases.readmission import readmitted
+from handclasp.errors import FailedPrecondition, Reason, invalid_field
+
+ANY_AUTHORITY = authority_name("*")
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeToken:
+    """A token, to be shown once, and what is kept of it."""
+
+    token: str = field(repr=False)
+    kept: EnrollmentToken
+
+
+class EnrollmentTokens:
+    """Makes tokens for users that the caller manages, and for replicas.
+
+    Args:
+        maximum_lifetime: the longest lifetime a caller may ask for.
+    """
+
+    def __init__(
+        self, database: Database, access: Access, rights: IssuingRights, *, maximum_lifetime: timedelta, clock: Clock
+    ) -> None:
+        self._database = database
+        self._access = access
+        self._rights = rights
+        self._maximum_lifetime = maximum_lifetime
+        self._clock = clock
+
+    async def create(
+        self, caller: Caller, user_id: str, *, server_names: tuple[str, ...], lifetime: timedelta | None
+    ) -> MadeToken:
+        """Makes a token for a certificate of a user; see `CertificateService.CreateEnrollmentToken`.
+
+        Raises:
+            PermissionDenied, InvalidArgument, NotFound, FailedPrecondition
+        """
+        self._rights.require(caller, user_id, server_names)
+        made = self._new(caller, Purpose.CERTIFICATE, user_id, server_names, lifetime)
+
+        async def work(transaction: Transaction) -> None:
+            await self._rights.require_in_transaction(transaction, caller, user_id, server_names)
+            # Nothing that decisions rest on: the revision moves when the certificate is issued.
+            await add_token(transaction, made.kept)
+
+        await self._database.write(work, lambda _: _log_created(made.kept, caller))
+        return made
+
+    async def create_for_replica(self, caller: Caller, *, lifetime: timedelta | None) -> MadeToken:
+        """Makes a token for another replica of this service.
+
+        It is the caller's own: when the caller is disabled, or their certificates are revoked, it is worth nothing.
+
+        Raises:
+            PermissionDenied: ACCESS_DENIED.
+            InvalidArgument: LIFETIME_NOT_ACCEPTED.
+            FailedPrecondition: DATABASE_NOT_SHARED.
+        """
+        self._access.require_all_administrative(caller, ANY_AUTHORITY)
+        if not self._database.shared:
+            raise FailedPrecondition(
+                Reason.DATABASE_NOT_SHARED,
+                "the database is SQLite, which a single process serves; replicas need PostgreSQL (database_url)",
+            )
+        made = self._new(caller, Purpose.REPLICA, caller.user_id, (), lifetime)
+
+        async def work(transaction: Transaction) -> None:
+            acting = await readmitted(transaction, caller, self._clock())
+            self._access.require_all_administrative(acting, ANY_AUTHORITY)
+            await add_token(transaction, made.kept)
+
+        await self._database.write(work, lambda _: _log_created(made.kept, caller))
+        return made
+
+    def _new(
+        self,
+        caller: Caller,
+        purpose: Purpose,
+        user_id: str,
+        server_names: tuple[str, ...],
+        lifetime: timedelta | None,
+    ) -> MadeToken:
+        now = self._clock()
+        token = new_token()
+        kept = EnrollmentToken(
+            id=new_id(now),
+            token_hash=hash_token(token) or "",
+            purpose=purpose,
+            user_id=user_id,
+            server_names=server_names,
+            create_time=now,
+            expire_time=now + self._lifetime(lifetime),
+            created_by=caller.user_id,
+            created_with=caller.certificate_id,
+        )
+        return MadeToken(token, kept)
+
+    def _lifetime(self, wanted: timedelta | None) -> timedelta:
+        if wanted is None:
+            return min(DEFAULT_LIFETIME, self._maximum_lifetime)
+        if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
+            raise invalid_field(
+                "lifetime",
+                f"must be between {MINIMUM_LIFETIME} and {self._maximum_lifetime}",
+                Reason.LIFETIME_NOT_ACCEPTED,
+            )
+        return wanted
+
+
+def _log_created(kept: EnrollmentToken, caller: Caller) -> None:
+    _LOG.info(
+        "enrollment_token_created",
+        enrollment_token=enrollment_token_name(kept.id),
+        purpose=kept.purpose.value,
+        user=user_name(kept.user_id),
+        server_names=list(kept.server_names),
+        expire_time=kept.expire_time.isoformat(),
+        by=caller.user,
+        with_certificate=certificate_name(caller.certificate_id),
+        peer_address=caller.address,
+    )

@@ -1,0 +1,148 @@
+"""Tells whether what somebody sends is an enrollment token, and whether it is still good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
+from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use, hash_token
+from handclasp.certificate_service.domain.identifiers import decision_name, enrollment_token_name, user_name
+from handclasp.certificate_service.passwords.throttle import PasswordThrottle, source_of
+from handclasp.certificate_service.storage.database import Database, Snapshot
+from handclasp.certificate_service.storage.enrollment_tokens import find_token
+from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
+from handclasp.errors import Reason, ResourceExhausted, Unauthenticated
+
+# Of tokens nobody knows yet whose they are, so wrong ones are counted by address only.
+_NOBODY = ""
+
+_OTHER_PURPOSES = {
+    Purpose.CERTIFICATE: ("is for a user's certificate, and not for a replica", "leave out --replica"),
+    Purpose.REPLICA: ("is for a replica, and not for a user's certificate", "enroll with --replica"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Where a token came from.
+
+    Attributes:
+        address: IP address, without port.
+        method: the full name of the method that was called, for the record.
+    """
+
+    address: str
+    method: str
+
+
+class RecognizedTokens:
+    """Finds tokens for whoever sends one. Records each refusal.
+
+    A token has too many random bits to be guessed. An address that tries all the same is slowed down as one that
+    guesses passwords is, and so does not keep the database busy.
+
+    Args:
+        throttle: for tokens only.
+    """
+
+    def __init__(self, database: Database, throttle: PasswordThrottle, denials: DenialLog, clock: Clock) -> None:
+        self._database = database
+        self._throttle = throttle
+        self._denials = denials
+        self._clock = clock
+
+    async def find(self, token: str, purpose: Purpose, sender: Sender) -> EnrollmentToken:
+        """What is known of the token, which may have expired, or been used.
+
+        Raises:
+            Unauthenticated: ENROLLMENT_TOKEN_INVALID, there is none, or it is for another purpose.
+            ResourceExhausted: CREDENTIALS_THROTTLED.
+        """
+        source = source_of(sender.address)
+        retry_time = self._throttle.begin(_NOBODY, source, self._clock())
+        if retry_time is not None:
+            raise self._throttled(sender, retry_time)
+        found = None
+        try:
+            token_hash = hash_token(token)
+            if token_hash is not None:
+                found = await self._database.query(lambda snapshot: find_token(snapshot, token_hash))
+        finally:
+            self._throttle.end(_NOBODY, source, self._clock(), right=found is not None)
+        if found is None:
+            raise self._unknown(sender)
+        if found.purpose is not purpose:
+            fault, advice = _OTHER_PURPOSES[found.purpose]
+            raise self._refused(found, Reason.ENROLLMENT_TOKEN_INVALID, fault, advice, sender)
+        return found
+
+    async def find_again(self, snapshot: Snapshot, token: EnrollmentToken, sender: Sender) -> EnrollmentToken:
+        """The same as it is by now: somebody may have used or voided it. Raises as `find`."""
+        found = await find_token(snapshot, token.token_hash)
+        if found is None:
+            raise self._unknown(sender)
+        return found
+
+    def earlier_use(self, token: EnrollmentToken, key_hash: str, sender: Sender) -> Use | None:
+        """The use that this would repeat: with the same key, by whoever did not get the answer. None if it is unused.
+
+        Raises:
+            Unauthenticated: ENROLLMENT_TOKEN_EXPIRED; ENROLLMENT_TOKEN_USED, with another key.
+        """
+        if self._clock() >= token.expire_time:
+            raise self._refused(
+                token,
+                Reason.ENROLLMENT_TOKEN_EXPIRED,
+                f"expired at {_utc(token.expire_time)}",
+                "have another one made with `handclasp admin token`",
+                sender,
+            )
+        if token.use is not None and token.use.key_hash != key_hash:
+            raise self._refused(
+                token,
+                Reason.ENROLLMENT_TOKEN_USED,
+                f"was used at {_utc(token.use.time)}, with another key",
+                "if that was not you, tell whoever made it: somebody else has the certificate. Otherwise have another"
+                " one made with `handclasp admin token`",
+                sender,
+            )
+        return token.use
+
+    def record_disabled(self, token: EnrollmentToken, sender: Sender) -> None:
+        """Records that the token's user is disabled."""
+        self._record(DecisionReason.USER_DISABLED, f"{user_name(token.user_id)} is disabled", sender, token.user_id)
+
+    def _refused(
+        self, token: EnrollmentToken, reason: Reason, fault: str, advice: str, sender: Sender
+    ) -> Unauthenticated:
+        rule = f"{enrollment_token_name(token.id)} for {user_name(token.user_id)} {fault}"
+        decision = self._record(DecisionReason.CREDENTIALS_INVALID, rule, sender, token.user_id)
+        return Unauthenticated(reason, f"the enrollment token {fault}; {advice}", metadata={"decision": decision})
+
+    def _unknown(self, sender: Sender) -> Unauthenticated:
+        rule = "no enrollment token is that one; one that was voided is not known any more"
+        return Unauthenticated(
+            Reason.ENROLLMENT_TOKEN_INVALID,
+            "there is no such enrollment token, or it was voided; check that all of it was copied, and the address of"
+            " the service, or have another one made with `handclasp admin token`",
+            metadata={"decision": self._record(DecisionReason.CREDENTIALS_INVALID, rule, sender)},
+        )
+
+    def _throttled(self, sender: Sender, retry_time: datetime) -> ResourceExhausted:
+        rule = "too many wrong enrollment tokens from this address"
+        return ResourceExhausted(
+            Reason.CREDENTIALS_THROTTLED,
+            f"{rule}; wait before the next attempt",
+            metadata={"decision": self._record(DecisionReason.CREDENTIALS_THROTTLED, rule, sender)},
+            retry_after=retry_time - self._clock(),
+        )
+
+    def _record(self, reason: DecisionReason, rule: str, sender: Sender, user_id: str = "") -> str:
+        subject = Subject(user_id=user_id, resource=sender.method, peer_address=sender.address)
+        return decision_name(self._denials.record(Verdict(reason, rule), subject))
+
+
+def _utc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

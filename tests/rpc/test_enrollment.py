@@ -1,0 +1,351 @@
+"""Enrollment tokens: one certificate each, for whoever brings one, and for nobody whom its maker could not issue to."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.duration_pb2 import Duration
+
+from handclasp.authorization.v1.authorization_service_pb2 import ExplainDecisionRequest
+from handclasp.certificate_service.storage.enrollment_tokens import forget_tokens
+from handclasp.certificates.v1 import certificate_pb2
+from handclasp.certificates.v1 import certificate_service_pb2 as pb
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
+from handclasp.client.client import HandclaspClient
+from handclasp.client.csr import make_key_and_request
+from handclasp.errors import (
+    FailedPrecondition,
+    HandclaspError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
+from tests.rpc.account_calls import assign, disable, enable, token_for
+from tests.rpc.certificate_harness import (
+    at_once,
+    beside,
+    counts,
+    der,
+    everything_stored,
+    pem,
+    refusal,
+    signing_request,
+    why,
+)
+from tests.rpc.test_replicas import share_keys
+from tests.support.installation import Identity, Installation, running_installation
+from tests.support.postgres import PostgresServer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+A_TOKEN = "hce_" + "x" * 32
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def installation(
+    module_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Installation]:
+    """One that does not slow down whoever brings wrong tokens, as many tests here do."""
+    patient = {"throttle": {"free_attempts": 1000}}
+    async with running_installation(
+        tmp_path_factory.mktemp("enrollment"),
+        module_database_url,
+        server_names=("localhost", "ca.example.org"),
+        **patient,
+    ) as running:
+        yield running
+
+
+async def token_of(
+    installation: Installation, user_id: str, *names: str, client: HandclaspClient | None = None, **fields: Any
+) -> EnrollmentToken:
+    """A token for a user, made by the administrator if no client is given."""
+    request = pb.CreateEnrollmentTokenRequest(user=f"users/{user_id}", server_names=names, **fields)
+    return await (client or installation.admin).certificates.CreateEnrollmentToken(request)
+
+
+async def enroll(
+    installation: Installation, token: EnrollmentToken | str, csr: x509.CertificateSigningRequest | None = None
+) -> certificate_pb2.Certificate:
+    """What somebody without any credentials gets for it."""
+    text = token if isinstance(token, str) else token.token
+    async with installation.client() as nobody:
+        return await nobody.certificates.Enroll(pb.EnrollRequest(token=text, csr_pem=pem(csr or signing_request())))
+
+
+def minutes(number: int) -> Duration:
+    return Duration(seconds=60 * number)
+
+
+async def test_a_token_gives_a_certificate_that_is_good_at_once(installation: Installation) -> None:
+    alice = await installation.new_user("regular-user")
+    made = await token_of(installation, alice)
+    assert re.fullmatch(r"hce_[A-Za-z0-9_-]{32}", made.token)
+    assert re.fullmatch(r"enrollmentTokens/[0-9a-v]{26}", made.name)
+    assert (made.user, made.created_by) == (f"users/{alice}", "users/admin")
+    assert made.expire_time.ToDatetime() - made.create_time.ToDatetime() == timedelta(hours=1)
+    key = make_key_and_request()
+    async with installation.client() as nobody:
+        certificate = await nobody.certificates.Enroll(pb.EnrollRequest(token=made.token, csr_pem=key.csr_pem.decode()))
+    assert (certificate.user, certificate.created_by) == (f"users/{alice}", "users/admin")
+    assert certificate.origin == certificate_pb2.Certificate.ORIGIN_SIGNED
+    identity = Identity(certificate.name, certificate.pem.encode(), key.key_pem)
+    assert await why(installation, identity.der) == "ALLOWED"
+    async with installation.client(identity) as client:
+        own = await client.certificates.GetCertificate(pb.GetCertificateRequest(name=certificate.name))
+    assert own == certificate
+
+
+async def test_a_token_is_stored_nowhere(installation: Installation) -> None:
+    made = await token_of(installation, await installation.new_user())
+    await enroll(installation, made)
+    async with beside(installation) as database:
+        stored = await everything_stored(database)
+    assert made.token.encode() not in stored
+    assert made.token.removeprefix("hce_").encode() not in stored
+    assert made.token not in installation.log.read_text()
+    assert made.name in installation.log.read_text()
+
+
+async def test_it_is_good_once(installation: Installation) -> None:
+    alice = await installation.new_user()
+    made = await token_of(installation, alice)
+    await enroll(installation, made)
+    async with beside(installation) as database:
+        before = await counts(database)
+        error = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_USED")
+        assert await counts(database) == before
+    assert error.metadata["decision"]
+
+
+async def test_the_same_key_gets_the_same_certificate_again(installation: Installation) -> None:
+    """Whoever did not get the answer asks again, perhaps with a request that was made anew."""
+    made = await token_of(installation, await installation.new_user())
+    key = ec.generate_private_key(ec.SECP256R1())
+    first = await enroll(installation, made, signing_request(key))
+    again = await enroll(installation, made, signing_request(key, subject="somebody else"))
+    assert again == first
+    async with installation.client() as nobody:
+        as_der = await nobody.certificates.Enroll(pb.EnrollRequest(token=made.token, csr_der=der(signing_request(key))))
+    assert as_der == first
+    with installation.clock.ahead(timedelta(minutes=61)):
+        await refusal(enroll(installation, made, signing_request(key)), Unauthenticated, "ENROLLMENT_TOKEN_EXPIRED")
+
+
+async def test_a_token_expires(installation: Installation) -> None:
+    alice = await installation.new_user()
+    made = await token_of(installation, alice, lifetime=minutes(2))
+    with installation.clock.ahead(timedelta(minutes=2)):
+        error = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_EXPIRED")
+        assert "expired at" in error.message
+        with_default = await token_of(installation, alice)
+    with installation.clock.ahead(timedelta(minutes=59)):
+        await enroll(installation, with_default)
+
+
+@pytest.mark.parametrize("lifetime", [Duration(), Duration(seconds=59), Duration(seconds=86401), Duration(seconds=-60)])
+async def test_lifetimes_that_are_not_accepted(installation: Installation, lifetime: Duration) -> None:
+    alice = await installation.new_user()
+    await refusal(token_of(installation, alice, lifetime=lifetime), InvalidArgument, "LIFETIME_NOT_ACCEPTED")
+    await token_of(installation, alice, lifetime=minutes(24 * 60))
+
+
+@pytest.mark.parametrize("token", ["", "hce_", A_TOKEN, A_TOKEN[:-1], A_TOKEN + "=", "\0", "x" * 70_000, "päss", "*"])
+async def test_what_is_no_token(installation: Installation, token: str) -> None:
+    error = await refusal(enroll(installation, token), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    if len(token) > 3:
+        assert token not in error.message
+
+
+async def test_the_request_is_looked_at_only_with_a_token(installation: Installation) -> None:
+    made = await token_of(installation, await installation.new_user())
+    async with installation.client() as nobody:
+        enrolling = nobody.certificates.Enroll
+        unreadable = pb.EnrollRequest(token=A_TOKEN, csr_der=b"-")
+        await refusal(enrolling(unreadable), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+        unreadable.token = made.token
+        await refusal(enrolling(unreadable), InvalidArgument, "CSR_INVALID")
+        await refusal(enrolling(pb.EnrollRequest(token=made.token)), InvalidArgument, "FIELD_INVALID")
+        small = signing_request(ec.generate_private_key(ec.SECP521R1()))
+        await refusal(
+            enrolling(pb.EnrollRequest(token=made.token, csr_der=der(small))), InvalidArgument, "KEY_NOT_ACCEPTED"
+        )
+    # None of that has used it.
+    await enroll(installation, made)
+
+
+async def test_a_disabled_user_gets_nothing(installation: Installation) -> None:
+    alice = await installation.new_user()
+    made = await token_of(installation, alice)
+    await installation.admin.accounts.DisableUser(disable(alice))
+    await refusal(enroll(installation, made), FailedPrecondition, "USER_IS_DISABLED")
+    await refusal(token_of(installation, alice), FailedPrecondition, "USER_IS_DISABLED")
+    await installation.admin.accounts.EnableUser(enable(alice))
+    await enroll(installation, made)
+
+
+async def test_revoking_all_of_a_users_certificates_voids_tokens(installation: Installation) -> None:
+    alice, bob = await installation.new_user(), await installation.new_user()
+    unused, used, others = [await token_of(installation, user) for user in (alice, alice, bob)]
+    key = ec.generate_private_key(ec.SECP256R1())
+    given = await enroll(installation, used, signing_request(key))
+    request = pb.RevokeUserCertificatesRequest(user=f"users/{alice}")
+    assert (await installation.admin.certificates.RevokeUserCertificates(request)).revoked_count == 1
+    await refusal(enroll(installation, unused), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    # What the other one gave is told again, and is good for nothing.
+    again = await enroll(installation, used, signing_request(key))
+    assert (again.name, again.state) == (given.name, certificate_pb2.Certificate.STATE_REVOKED)
+    await enroll(installation, others)
+
+
+async def test_two_at_once_get_one_certificate(installation: Installation) -> None:
+    alice = await installation.new_user()
+    for _ in range(5):
+        made = await token_of(installation, alice)
+        answers = await at_once(*(enroll(installation, made) for _ in range(4)))
+        refused = [answer for answer in answers if isinstance(answer, HandclaspError)]
+        assert {error.reason for error in refused} == {"ENROLLMENT_TOKEN_USED"}
+        assert len(refused) == 3, answers
+
+
+async def test_one_key_at_once_gets_one_certificate(installation: Installation) -> None:
+    made = await token_of(installation, await installation.new_user())
+    key = ec.generate_private_key(ec.SECP256R1())
+    answers = await asyncio.gather(*(enroll(installation, made, signing_request(key)) for _ in range(4)))
+    assert len({answer.name for answer in answers}) == 1
+
+
+async def test_nobody_makes_one_for_whom_they_could_not_issue_to(installation: Installation) -> None:
+    """The rest is in test_who_may.py."""
+    administrator = await installation.new_user("administrator")
+    clerk = await installation.new_user(grants={"USER_MANAGEMENT": "*"})
+    async with installation.client(await installation.issue(clerk)) as client:
+        await refusal(
+            client.certificates.CreateEnrollmentToken(token_for(administrator)),
+            PermissionDenied,
+            "ADMINISTRATOR_PROTECTED",
+        )
+        await refusal(client.certificates.CreateEnrollmentToken(token_for("nobody")), NotFound, "USER_NOT_FOUND")
+        own = await client.certificates.CreateEnrollmentToken(token_for(clerk))
+    given = await enroll(installation, own)
+    assert given.created_with, "the certificate that the token was made with"
+
+
+async def test_server_names_are_those_of_the_token(installation: Installation) -> None:
+    server = await installation.new_user("relying-party")
+    made = await token_of(installation, server, "orders.example.org", "192.0.2.7")
+    assert list(made.server_names) == ["orders.example.org", "192.0.2.7"]
+    leaf = x509.load_pem_x509_certificates((await enroll(installation, made)).pem.encode())[0]
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["orders.example.org"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.7"]
+
+
+async def test_server_names_need_what_issuing_with_them_needs(installation: Installation) -> None:
+    server = await installation.new_user("relying-party", "regular-user")
+    async with installation.client(await installation.issue(server)) as client:
+        await refusal(
+            token_of(installation, server, "orders.example.org", client=client), PermissionDenied, "ACCESS_DENIED"
+        )
+    alice = await installation.new_user("regular-user")
+    await refusal(token_of(installation, alice, "orders.example.org"), InvalidArgument, "FIELD_INVALID")
+    await refusal(token_of(installation, server, "*.example.org"), InvalidArgument, "FIELD_INVALID")
+    names = [f"host-{number}.example.org" for number in range(21)]
+    await refusal(token_of(installation, server, *names), InvalidArgument, "FIELD_INVALID")
+    clerk = await installation.new_user(grants={"USER_MANAGEMENT": "*", "AUTHORIZE_PEERS": "*"})
+    async with installation.client(await installation.issue(clerk)) as client:
+        await token_of(installation, server, "orders.example.org", client=client)
+        await refusal(
+            token_of(installation, server, "CA.example.org", client=client),
+            PermissionDenied,
+            "ADMINISTRATOR_PROTECTED",
+        )
+
+
+async def test_who_is_no_relying_party_any_more_gets_no_server_names(installation: Installation) -> None:
+    server = await installation.new_user("relying-party")
+    made = await token_of(installation, server, "orders.example.org")
+    await installation.admin.accounts.UpdateUser(assign(server))
+    await refusal(enroll(installation, made), InvalidArgument, "FIELD_INVALID")
+
+
+async def test_refusals_can_be_explained(installation: Installation) -> None:
+    alice = await installation.new_user()
+    made = await token_of(installation, alice)
+    await enroll(installation, made)
+    error = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_USED")
+    explained = await installation.admin.authorization.ExplainDecision(
+        ExplainDecisionRequest(name=error.metadata["decision"])
+    )
+    assert made.name in explained.decision.rule
+    assert explained.decision.user == f"users/{alice}"
+    assert explained.decision.resource.endswith("/Enroll")
+
+
+async def test_those_that_expired_long_ago_are_forgotten(installation: Installation) -> None:
+    made = await token_of(installation, await installation.new_user())
+    await enroll(installation, made)
+    async with beside(installation) as database:
+        await database.write(partial(forget_tokens, before=installation.clock() + timedelta(hours=2)))
+    await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+
+
+async def test_an_address_that_guesses_is_slowed_down(tmp_path: Path, database_url: str) -> None:
+    async with running_installation(tmp_path, database_url) as installation:
+        made = await token_of(installation, "admin")
+        for _ in range(5):
+            await refusal(enroll(installation, A_TOKEN), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+        error = await refusal(enroll(installation, made), ResourceExhausted, "CREDENTIALS_THROTTLED")
+        assert error.retry_after is not None
+        assert error.metadata["decision"]
+        # Nobody who brings a password or a certificate notices.
+        async with installation.client(user="admin", password=installation.admin_password) as client:
+            await client.certificates.GetTrustBundle(pb.GetTrustBundleRequest())
+        with installation.clock.ahead(timedelta(seconds=2)):
+            await enroll(installation, made)
+
+
+@asynccontextmanager
+async def two_services(postgres: PostgresServer, folder: Path) -> AsyncIterator[tuple[Installation, Installation]]:
+    """Two processes' worth of services on one PostgreSQL, with the same keys."""
+    folders = [folder / name for name in ("one", "other")]
+    for path in folders:
+        path.mkdir()
+    with postgres.database() as url:
+        async with running_installation(folders[0], url) as first:
+            share_keys(*folders)
+            async with running_installation(folders[1], url) as second:
+                yield first, second
+
+
+async def test_used_at_two_services_at_once_it_gives_one_certificate(postgres: PostgresServer, tmp_path: Path) -> None:
+    async with two_services(postgres, tmp_path) as both:
+        for _ in range(5):
+            made = await token_of(both[0], "admin")
+            answers = await at_once(*(enroll(each, made) for each in both))
+            refused = [answer for answer in answers if isinstance(answer, HandclaspError)]
+            assert [error.reason for error in refused] == ["ENROLLMENT_TOKEN_USED"], answers
+        # Voiding and using at once: whichever comes first, no certificate of that user is good afterwards.
+        for _ in range(5):
+            alice = await both[0].new_user()
+            made = await token_of(both[0], alice)
+            request = pb.RevokeUserCertificatesRequest(user=f"users/{alice}")
+            answers = await at_once(enroll(both[0], made), both[1].admin.certificates.RevokeUserCertificates(request))
+            assert not isinstance(answers[1], BaseException), answers
+            listed = await both[0].admin.certificates.ListCertificates(
+                pb.ListCertificatesRequest(user=f"users/{alice}", states=[certificate_pb2.Certificate.STATE_ACTIVE])
+            )
+            assert not listed.certificates

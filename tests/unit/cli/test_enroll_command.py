@@ -1,0 +1,206 @@
+"""`handclasp admin token` and `handclasp enroll`: what is sent, what is written, and what is left after a refusal."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import stat
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
+from handclasp.client import context as contexts
+from handclasp.errors import Reason, Unauthenticated
+from tests.unit.cli.conftest import Handclasp
+from tests.unit.client.small_service import TOKEN, Small
+
+REFUSED = Unauthenticated(Reason.ENROLLMENT_TOKEN_USED, "the enrollment token was used")
+
+
+def enrolling(small: Small, out: Path, *more: str | Path, url: str = "") -> tuple[str | Path, ...]:
+    fingerprint = ("--ca-fingerprint", small.fingerprint)
+    return ("enroll", *fingerprint, "--url", url or small.tls, "--out", out, *(more or ("--token", TOKEN)))
+
+
+def test_a_token_comes_with_the_command_to_type(handclasp: Handclasp, small: Small) -> None:
+    ran = handclasp("admin", "token", "--user", "alice", "--server-name", "a.example", "--expires-in", "2h")
+    assert ran.status == 0
+    [seen] = small.asked("CreateEnrollmentToken")
+    assert (seen.request.user, list(seen.request.server_names)) == ("users/alice", ["a.example"])
+    assert seen.request.lifetime.seconds == 7200
+    (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
+    assert shlex.split(line) == [
+        *("handclasp", "enroll", "--token", TOKEN, "--ca-fingerprint", small.fingerprint, "--url", small.tls),
+        *("--out", "alice", "--certificates-mtls", small.mtls, "--executions", small.mtls),
+    ]
+    assert "put in the name by which that machine reaches it" in ran.out
+
+
+def test_a_token_as_json(handclasp: Handclasp, small: Small) -> None:
+    made = handclasp("admin", "token", "--user", "alice", "-o", "json").json
+    assert (made["token"], made["url"], made["ca_fingerprint"]) == (TOKEN, small.tls, small.fingerprint)
+    assert made["command"].startswith(f"handclasp enroll --token {TOKEN} ")
+    [seen] = small.asked("CreateEnrollmentToken")
+    assert not seen.request.HasField("lifetime")
+
+
+def test_what_was_made_can_be_typed(handclasp: Handclasp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = handclasp("admin", "token", "--user", "alice", "-o", "json").json["command"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HANDCLASP_CONTEXT")
+    assert handclasp(*shlex.split(command)[1:]).status == 0
+    assert sorted(path.name for path in (tmp_path / "alice").iterdir()) == [
+        *("ca.pem", "cert.pem", "context.toml", "key.pem")
+    ]
+
+
+def test_enrolling_writes_all_that_is_needed(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "alice"
+    ran = bare(*enrolling(small, out, "--token", TOKEN, "--executions", "run.example:8443", "-o", "json"))
+    assert ran.status == 0
+    assert ran.json["user"] == "users/alice"
+    leaf = x509.load_pem_x509_certificates((out / "cert.pem").read_bytes())[0]
+    key = load_pem_private_key((out / "key.pem").read_bytes(), None)
+    assert key.public_key() == leaf.public_key()
+    assert (out / "ca.pem").read_text() == small.root.pem
+    assert {stat.S_IMODE((out / name).stat().st_mode) for name in ("key.pem", "context.toml")} == {0o600}
+    context = contexts.load(out / "context.toml")
+    assert (context.certificates_tls, context.certificates_mtls) == (small.tls, "127.0.0.1:8444")
+    assert context.executions == "run.example:8443"
+    assert (context.certificate, context.key) == (out / "cert.pem", out / "key.pem")
+    [seen] = small.asked("Enroll")
+    assert seen.request.token == TOKEN
+    assert (seen.authorization, seen.common_name) == (None, "")
+    assert TOKEN not in ran.out
+
+
+@pytest.mark.parametrize("way", ["file", "-"])
+def test_the_token_from_a_file(bare: Handclasp, small: Small, tmp_path: Path, way: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    given = file if way == "file" else "-"
+    ran = bare(*enrolling(small, tmp_path / "out", "--token-file", given), stdin=f"{TOKEN}\n" if way == "-" else None)
+    assert ran.status == 0
+    assert small.asked("Enroll")[0].request.token == TOKEN
+
+
+def test_a_token_file_that_others_can_read(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o644)
+    ran = bare(*enrolling(small, tmp_path / "out", "--token-file", file))
+    assert (ran.status, ran.err.partition(":")[0]) == (5, "FILE_OPEN_TO_OTHERS")
+    assert small.seen == []
+
+
+@pytest.mark.parametrize("more", [("--key-type", "p256"), ("--token", TOKEN, "--token-file", "-")])
+def test_one_token_is_needed(bare: Handclasp, small: Small, tmp_path: Path, more: tuple[str, ...]) -> None:
+    ran = bare(*enrolling(small, tmp_path / "out", *more))
+    assert (ran.status, small.seen) == (2, [])
+
+
+def test_another_ca_is_told_nothing(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [*enrolling(small, out)]
+    arguments[arguments.index(small.fingerprint)] = "0" * 64
+    ran = bare(*arguments)
+    assert (ran.status, ran.err.partition(":")[0]) == (3, "CA_FINGERPRINT_MISMATCH")
+    assert not small.asked("Enroll")
+    assert not out.exists()
+
+
+def test_the_wrong_port(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    ran = bare(*enrolling(small, tmp_path / "out", url=small.mtls))
+    assert ran.status == 3
+    assert "one-way TLS port" in ran.err
+
+
+def test_a_refusal_leaves_no_key(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small.refuse["Enroll"] = [REFUSED]
+    ran = bare(*enrolling(small, out))
+    assert (ran.status, ran.err.partition(":")[0]) == (3, "ENROLLMENT_TOKEN_USED")
+    assert not (out / "key.pem").exists()
+    # What is left does not stand in the way of the next try.
+    assert bare(*enrolling(small, out)).status == 0
+
+
+def test_a_lost_answer_leaves_the_key_for_the_next_try(
+    bare: Handclasp, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handclasp.client.retries.repeat_if_lost.__defaults__", ((),))
+    out = tmp_path / "out"
+    small.refuse["Enroll"] = [grpc.StatusCode.UNAVAILABLE]
+    ran = bare(*enrolling(small, out))
+    assert ran.status == 1
+    assert re.search(r"may have been issued.*the same command again", ran.err)
+    key = (out / "key.pem").read_bytes()
+    assert bare(*enrolling(small, out)).status == 0
+    assert (out / "key.pem").read_bytes() == key
+    first, second = (x509.load_pem_x509_csr(seen.request.csr_pem.encode()) for seen in small.asked("Enroll"))
+    assert first.public_key() == second.public_key()
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "context.toml", "ca.pem"])
+def test_nothing_is_overwritten(bare: Handclasp, small: Small, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    ran = bare(*enrolling(small, tmp_path))
+    assert (ran.status, ran.err.partition(":")[0]) == (1, "FILE_EXISTS")
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "key.pem").exists()
+    assert not small.asked("Enroll")
+
+
+def test_a_token_for_a_replica(handclasp: Handclasp, small: Small) -> None:
+    ran = handclasp("admin", "token", "--replica")
+    assert ran.status == 0
+    [seen] = small.asked("CreateEnrollmentToken")
+    assert (seen.request.user, seen.request.purpose) == ("", EnrollmentToken.PURPOSE_REPLICA)
+    (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
+    assert shlex.split(line) == [
+        *("handclasp", "enroll", "--replica", "--token", TOKEN, "--ca-fingerprint", small.fingerprint),
+        *("--url", small.tls, "--out", "handclasp-data"),
+    ]
+    assert "can issue certificates for anybody" in ran.out
+
+
+@pytest.mark.parametrize("given", [(), ("--replica", "--user", "alice"), ("--replica", "--server-name", "a.example")])
+def test_a_token_is_for_a_user_or_for_a_replica(handclasp: Handclasp, small: Small, given: tuple[str, ...]) -> None:
+    assert handclasp("admin", "token", *given).status == 2
+    assert small.seen == []
+
+
+def test_a_replica_gets_a_data_folder(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    ran = bare(*enrolling(small, out, "--token", TOKEN, "--replica"))
+    assert ran.status == 0
+    assert (out / "ca.pem").read_text() == small.root.pem
+    (key_file,) = (out / "keys").glob("*.pem")
+    key = load_pem_private_key(key_file.read_bytes(), None)
+    [seen] = small.asked("EnrollReplica")
+    assert x509.load_pem_x509_csr(seen.request.csr_pem.encode()).public_key() == key.public_key()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (out, out / "keys")} == {0o700}
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    (line,) = (line for line in ran.out.splitlines() if "handclasp serve certificates" in line)
+    assert line.startswith("  HANDCLASP_CERTIFICATES_DATABASE_URL=URL ")
+    assert "--trust-domain small.example" in line
+    again = bare(*enrolling(small, out, "--token", TOKEN, "--replica"))
+    assert (again.status, again.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
+
+
+def test_a_ca_certificate_of_somebody_elses_is_not_taken(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    small.root_for_replicas = small.issuing
+    ran = bare(*enrolling(small, tmp_path / "data", "--token", TOKEN, "--replica"))
+    assert (ran.status, ran.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
+    assert not (tmp_path / "data" / "ca.pem").exists()
+
+
+def test_a_replica_has_no_context_file(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+    more = ("--token", TOKEN, "--replica", "--executions", "run.example:8443")
+    assert bare(*enrolling(small, tmp_path / "data", *more)).status == 2
+    assert small.seen == []
