@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -63,6 +63,7 @@ class ExecutionSettings(SectionSettings):
     )
 
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes serve the port together.")
     grace: Seconds = Field(10.0, description="For running calls, when the server is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the server is ready: JSON with its ports.")
     log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
