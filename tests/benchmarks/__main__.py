@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.benchmarks import workers
 from tests.benchmarks.measuring import FULL_SIZES, SIZES, CallFailedError, SizeResult, measure
 from tests.benchmarks.report import make_table
 from tests.benchmarks.services import ServicesError
@@ -24,9 +25,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="also with a million certificates on file")
     parser.add_argument("--postgresql", action="store_true", help="on PostgreSQL instead of SQLite")
+    parser.add_argument("--workers", action="store_true", help="instead: two workers beside one, on PostgreSQL")
     chosen = parser.parse_args()
     sizes = FULL_SIZES if chosen.full else SIZES
     try:
+        if chosen.workers:
+            workers.main(_progress())
+            return 0
         with tempfile.TemporaryDirectory(prefix="handclasp-bench-") as folder, _database(chosen.postgresql) as url:
             results = asyncio.run(measure(Path(folder), sizes, _progress(), database_url=url))
     except (CallFailedError, ServicesError, PostgresUnavailable) as error:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
@@ -16,6 +17,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
+from handclasp.client import HandclaspClient, items
+from handclasp.client.csr import make_key_and_request
 from handclasp.errors import HandclaspError, Unauthenticated
 from handclasp.relying_party import EXECUTE_INTEGRATIONS, Options, RelyingParty
 from handclasp.serving.peer import Peer
@@ -27,6 +30,7 @@ from tests.support.postgres import PostgresServer
 pytestmark = pytest.mark.timeout(240)
 
 LEASE = 2.0
+T = TypeVar("T")
 RESOURCE = "integrations/echo"
 
 
@@ -125,6 +129,69 @@ async def scene(folder: Path, postgres: PostgresServer) -> AsyncIterator[Scene]:
         yield made
 
 
+@dataclass
+class Used:
+    """What a client saw that reads and issues all the time."""
+
+    reads: int = 0
+    issued: list[str] = field(default_factory=list)
+    longest: float = 0.0
+    errors: list[HandclaspError] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reads} reads and {len(self.issued)} certificates, {len(self.errors)} calls failed; "
+            f"the longest took {self.longest:.2f} s"
+        )
+
+
+async def used_during(scene: Scene, happening: Callable[[], Awaitable[None]]) -> Used:
+    """What a client of both replicas sees while something happens, and for two seconds after it."""
+    used, over = Used(), asyncio.Event()
+
+    async def timed(call: Awaitable[T]) -> T | None:
+        begin = time.monotonic()
+        try:
+            return await call
+        except HandclaspError as error:
+            used.errors.append(error)
+            return None
+        finally:
+            used.longest = max(used.longest, time.monotonic() - begin)
+
+    async def read(client: HandclaspClient) -> None:
+        while not over.is_set():
+            await timed(client.certificates.ListCertificates(messages.ListCertificatesRequest(page_size=1)))
+            used.reads += 1
+            await asyncio.sleep(0.01)
+
+    async def issue(client: HandclaspClient) -> None:
+        csr = make_key_and_request("alice").csr_pem.decode()
+        while not over.is_set():
+            request = messages.IssueCertificateRequest(user="users/alice", csr_pem=csr)
+            answer = await timed(client.certificates.IssueCertificate(request))
+            if answer is not None:
+                used.issued.append(answer.certificate.name)
+            await asyncio.sleep(0.01)
+
+    async with administrator(scene.replicas.deployment, scene.replicas.addresses) as client:
+        before = await count_certificates(client)
+        work = [asyncio.create_task(read(client)), asyncio.create_task(issue(client))]
+        await asyncio.sleep(1)
+        await happening()
+        await asyncio.sleep(2)
+        over.set()
+        await asyncio.gather(*work)
+        assert await count_certificates(client) == before + len(used.issued), "each is there once, and no other"
+    return used
+
+
+async def count_certificates(client: HandclaspClient) -> int:
+    request = messages.ListCertificatesRequest(user="users/alice", page_size=1000)
+    pages = items(client.certificates.ListCertificates, request, lambda page: list(page.certificates), None)
+    return len([one async for one in pages])
+
+
 async def revoke(scene: Scene) -> None:
     """And the next call is refused, by whichever replica it is decided."""
     async with administrator(scene.replicas.deployment) as admin:
@@ -177,4 +244,18 @@ async def test_one_after_the_other_is_restarted(scene: Scene) -> None:
     assert not observed.errors
     assert observed.calls > 50
     assert observed.least_lease > 0
+    used = await used_during(scene, restart)
+    print(f"rolling restart, a client: {used}")
+    assert not used.errors
+    assert used.issued
     await revoke(scene)
+
+
+async def test_a_client_does_not_notice_that_one_is_killed(scene: Scene) -> None:
+    async def kill() -> None:
+        scene.replicas.processes[1].kill()
+
+    used = await used_during(scene, kill)
+    print(f"kill -9, a client: {used}")
+    assert not used.errors
+    assert used.issued

@@ -7,15 +7,18 @@ import json
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
+from handclasp.client.client import HandclaspClient
 from handclasp.errors import HandclaspError
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 from tests.e2e.clients import administrator, client_of
@@ -23,6 +26,8 @@ from tests.e2e.processes import Deployment, Process, environment, free_port, run
 from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.timeout(300)
+
+Call: TypeAlias = Callable[[HandclaspClient], Awaitable[None]]
 
 
 @dataclass
@@ -102,17 +107,36 @@ def called(log: Path, number: int, event: str) -> bool:
     return event in log.with_name(f"{log.stem}-{number}{log.suffix}").read_text()
 
 
+async def echo(client: HandclaspClient) -> None:
+    await client.integrations.ExecuteIntegration(
+        ExecuteIntegrationRequest(name="integrations/echo", input_json="{}"), timeout=30
+    )
+
+
+async def list_one(client: HandclaspClient) -> None:
+    await client.certificates.ListCertificates(messages.ListCertificatesRequest(page_size=1))
+
+
 async def run_echo(deployment: Deployment) -> None:
     """Over a connection of its own, so that either worker may get it."""
     async with client_of(deployment, deployment.folder / "alice") as client:
-        await client.integrations.ExecuteIntegration(
-            ExecuteIntegrationRequest(name="integrations/echo", input_json="{}")
-        )
+        await echo(client)
+
+
+async def spread(running: Running, port: int, connect: Callable[[], HandclaspClient], call: Call) -> list[int]:
+    """How many of sixteen connections each worker has."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect()) for _ in range(16)]
+        await asyncio.gather(*(call(client) for client in clients))
+        return [
+            sum(one.laddr.port == port and one.status == "ESTABLISHED" for one in worker.net_connections("tcp"))
+            for worker in running.workers
+        ]
 
 
 async def list_certificates(deployment: Deployment) -> None:
     async with administrator(deployment) as admin:
-        await admin.certificates.ListCertificates(messages.ListCertificatesRequest(page_size=1))
+        await list_one(admin)
 
 
 def test_both_services_with_two_workers_each(scene: Scene) -> None:
@@ -127,8 +151,13 @@ def test_both_services_with_two_workers_each(scene: Scene) -> None:
         executions = scene.executions()
         with executions.process:
             executions.wait_until_ready()
-            for _ in range(12):
-                asyncio.run(run_echo(deployment))
+            alice = partial(client_of, deployment, deployment.folder / "alice")
+            both = asyncio.run(spread(executions, deployment.ports["executions"], alice, echo))
+            assert min(both) > 0, "each gets a part of the connections, and so of the calls"
+            both = asyncio.run(
+                spread(certificates, deployment.ports["mtls"], partial(administrator, deployment), list_one)
+            )
+            assert min(both) > 0
             # Each worker watches for itself, over a connection of its own.
             for number in (1, 2):
                 assert called(executions.log, number, "watch_welcomed")

@@ -11,20 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1.permission_pb2 import Grant, Permission
-from handclasp.client.addresses import check_address, check_addresses
+from handclasp.client.addresses import check_addresses
 from handclasp.client.names import INTEGRATIONS, USERS
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _DURATION = re.compile(r"([0-9]{1,9})([dhms])")
 _LONGEST = timedelta(days=36_500)
 _PERMISSION = "PERMISSION_"
-
-
-def host_and_port(given: str) -> str:
-    """`host:port`, as an option has it."""
-    if fault := check_address(given):
-        raise typer.BadParameter(f"{given!r} {fault}")
-    return given
 
 
 def hosts_and_ports(given: str) -> str:

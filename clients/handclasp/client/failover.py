@@ -14,8 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from grpc.aio import ClientCallDetails, UnaryUnaryCall, UnaryUnaryClientInterceptor
 
-from handclasp.client.repeatable import may_be_repeated
-from handclasp.errors import DeadlineExceeded, HandclaspError, Reason, Unavailable
+from handclasp.client.repeatable import identified, may_be_repeated
+from handclasp.client.retries import NOTHING_WAS_SENT
+from handclasp.errors import DeadlineExceeded, HandclaspError, Unavailable
 
 SHUNNED_SECONDS = 5.0
 """How long a server that did not answer is asked last."""
@@ -26,8 +27,6 @@ LONGEST_ATTEMPT = 5.0
 ROUNDS = (0.1, 0.3, 1.0, 2.0)
 """Seconds before all are tried again, for a call that may be repeated, if one of them has answered before: a restart,
 then, and no wrong address."""
-
-NOTHING_WAS_SENT = (Reason.SERVER_UNREACHABLE, Reason.HANDSHAKE_REFUSED)
 
 _LOST_STATUSES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -78,7 +77,8 @@ class Rotation:
 
 class FailoverChannel(grpc.aio.Channel):
     """A channel over channels. Calls with one request and one response go to another server if one does not answer:
-    those that may be repeated always, others if nothing was sent. Streams go to the first.
+    those that may be repeated always, others if nothing was sent. Requests that can have a `request_id` are given one,
+    so that they may be repeated. Streams go to the first.
 
     Args:
         channels: one for each server; closed with this one.
@@ -146,6 +146,7 @@ class _Failover(UnaryUnaryClientInterceptor):
     ) -> Response | UnaryUnaryCall[Request, Response]:
         details = client_call_details
         method = _text(details.method)
+        request = identified(request)
         repeatable = may_be_repeated(method, request)
         deadline = None if details.timeout is None else time.monotonic() + details.timeout
         rounds = iter(ROUNDS)

@@ -14,11 +14,13 @@ import pytest
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
-from handclasp.client import failover
+from handclasp.client import HandclaspClient, TlsMaterial, failover
 from handclasp.client.addresses import check_addresses, may_be_several, split_addresses
 from handclasp.client.balancing import balancing_options, round_robin
+from handclasp.client.csr import make_key_and_request
 from handclasp.client.failover import FailoverChannel, Rotation
-from handclasp.client.repeatable import may_be_repeated, reads
+from handclasp.client.repeatable import identified, may_be_repeated, reads
+from handclasp.errors import Reason, Unavailable
 from tests.support.outside_ca import OutsideCA
 from tests.unit.client.small_service import Small, serving
 
@@ -53,6 +55,13 @@ def test_what_may_be_repeated() -> None:
     assert not may_be_repeated(issue, messages.IssueCertificateRequest())
     assert may_be_repeated(issue, messages.IssueCertificateRequest(request_id="once"))
     assert not may_be_repeated("/p.S/RevokeCertificate", messages.RevokeCertificateRequest())
+    given = messages.IssueCertificateRequest(user="users/alice")
+    made = identified(given)
+    assert (made.user, given.request_id) == ("users/alice", "")
+    assert may_be_repeated(issue, made)
+    assert identified(made) is made
+    assert identified(BUNDLE) is BUNDLE
+    assert identified(b"bytes") == b"bytes"
 
 
 class Channel:
@@ -178,6 +187,38 @@ async def test_if_none_answers_that_is_said_at_once_unless_one_did_before(two: T
     two.one.refuse["GetTrustBundle"] = [grpc.StatusCode.UNAVAILABLE] * 2
     two.other.refuse["GetTrustBundle"] = [grpc.StatusCode.UNAVAILABLE] * 2
     await stub.GetTrustBundle(BUNDLE, timeout=10)
+
+
+async def test_a_client_of_several_addresses(two: Two) -> None:
+    tls = TlsMaterial(two.one.root.pem.encode())
+    async with HandclaspClient(tls=tls, certificates=f"{two.one.tls},{two.other.tls}") as client:
+        for _ in range(4):
+            await client.certificates.GetTrustBundle(BUNDLE)
+        assert (len(two.one.seen), len(two.other.seen)) == (2, 2)
+        # Whichever it comes to, the other one gets it with the same id.
+        for small in (two.one, two.other):
+            small.refuse["IssueCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+        answer = await client.certificates.IssueCertificate(
+            messages.IssueCertificateRequest(user="users/alice", csr_pem=make_key_and_request("alice").csr_pem.decode())
+        )
+        assert answer.certificate.pem
+        asked = two.one.asked("IssueCertificate") + two.other.asked("IssueCertificate")
+        assert len(asked) == 3
+        assert len({seen.request.request_id for seen in asked} - {""}) == 1
+        two.one.refuse["RevokeCertificate"] = two.other.refuse["RevokeCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+        with pytest.raises(Unavailable) as lost:
+            await client.certificates.RevokeCertificate(messages.RevokeCertificateRequest(name="certificates/c0"))
+        assert lost.value.reason == Reason.CONNECTION_LOST
+    async with HandclaspClient(tls=tls, certificates=f"{free_address()},{two.one.tls},{free_address()}") as client:
+        # Nothing was sent to where nobody is, so whatever it is goes on.
+        for _ in range(4):
+            await client.certificates.RevokeCertificate(messages.RevokeCertificateRequest(name="certificates/c0"))
+    nobody = (free_address(), free_address())
+    async with HandclaspClient(tls=tls, certificates=",".join(nobody)) as client:
+        with pytest.raises(Unavailable) as unreachable:
+            await client.certificates.GetTrustBundle(BUNDLE)
+    assert unreachable.value.reason == Reason.SERVER_UNREACHABLE
+    assert any(address in unreachable.value.message for address in nobody)
 
 
 async def test_who_leaves_ends_the_attempt_and_begins_no_other(two: Two) -> None:
