@@ -172,12 +172,11 @@ class Workers:
         self._signal(signal.SIGTERM)
         impatience = asyncio.create_task(self._pass_on_impatience())
         try:
-            async with asyncio.timeout(self._grace + _STOP_MARGIN):
-                await asyncio.gather(*keeping, return_exceptions=True)
-        except TimeoutError:
-            _LOG.error("workers_killed", hint="they did not stop in time")
-            self._signal(signal.SIGKILL)
-            await asyncio.gather(*(process.wait() for process in list(self._processes.values())))
+            _, late = await asyncio.wait(keeping, timeout=self._grace + _STOP_MARGIN)
+            if late:
+                _LOG.error("workers_killed", hint="they did not stop in time")
+                self._signal(signal.SIGKILL)
+                await asyncio.wait(late)
         finally:
             impatience.cancel()
 
