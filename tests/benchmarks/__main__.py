@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.benchmarks import workers
 from tests.benchmarks.barrier_report import make_barrier_table
 from tests.benchmarks.measuring import FULL_SIZES, SIZES, Result, measure
 from tests.benchmarks.processes import CallFailedError
@@ -27,9 +28,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="also with a million certificates on file")
     parser.add_argument("--postgresql", action="store_true", help="on PostgreSQL instead of SQLite")
+    parser.add_argument("--workers", action="store_true", help="instead: two workers beside one, on PostgreSQL")
     chosen = parser.parse_args()
     sizes = FULL_SIZES if chosen.full else SIZES
     try:
+        if chosen.workers:
+            workers.main(_progress())
+            return 0
         with tempfile.TemporaryDirectory(prefix="handclasp-bench-") as folder, _database(chosen.postgresql) as url:
             result = asyncio.run(measure(Path(folder), sizes, _progress(), database_url=url))
     except (CallFailedError, ServicesError, PostgresUnavailable) as error:

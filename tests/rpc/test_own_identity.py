@@ -18,7 +18,7 @@ import pytest
 import structlog
 from cryptography import x509
 
-from handclasp.relying_party import Options, RenewalTimes
+from handclasp.relying_party import Options, RelyingParty, RenewalTimes
 from handclasp.relying_party.identity_files import IdentityFiles
 from handclasp.serving.tls import TlsIdentity
 from tests.rpc.execution_harness import until
@@ -139,3 +139,20 @@ async def test_an_identity_that_cannot_be_written_is_used_all_the_same(
         assert (tmp_path / "cert.pem").read_text() == shop.own.pem
         assert shown_to_the_service(shop) != shop.own.certificate
         await shop.unary()
+
+
+async def test_of_several_processes_with_the_same_files_one_renews_and_the_others_follow(tmp_path: Path) -> None:
+    async with renewing_shop(tmp_path) as (shop, wall):
+        shop.service.delay = 0.2  # so that the others become due meanwhile
+        options = Options(wall_clock=wall, renewal=TIMES)
+        files = {"ca_file": tmp_path / "ca.pem", "certificate": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
+        async with RelyingParty(shop.party._addresses, **files, options=options) as other:
+            await until(lambda: other.ready)
+            wall.days = 20.5
+            parties = (shop.party, other)
+            await until(lambda: all(party._trust._identity.chain_pem != shop.own.pem.encode() for party in parties))
+            assert shop.party._trust._identity == other._trust._identity
+            assert IdentityFiles(files["certificate"], files["key"]).read() == other._trust._identity
+            assert len(shop.service.renewals) == 1
+            await asyncio.sleep(0.3)
+            assert len(shop.service.renewals) == 1

@@ -10,14 +10,14 @@ import typer
 from handclasp.cli.commands import command, group
 from handclasp.cli.output import print_details, print_json, print_line
 from handclasp.cli.session import Session
-from handclasp.cli.values import host_and_port
+from handclasp.cli.values import hosts_and_ports
 from handclasp.client import context as contexts
 
 app = group("The context file: where the services are, and who you are.")
 
 
 def _address_option(name: str, text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(name, metavar="HOST:PORT", help=text, parser=host_and_port)
+    option: typer.models.OptionInfo = typer.Option(name, metavar="HOST:PORT[,...]", help=text, parser=hosts_and_ports)
     return option
 
 

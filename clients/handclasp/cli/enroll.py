@@ -15,7 +15,7 @@ from handclasp.cli.enrolling import Enrolled, Places, enroll_user
 from handclasp.cli.enrolling_replica import Replica, enroll_as_replica
 from handclasp.cli.output import print_json, print_line, to_json
 from handclasp.cli.session import Session
-from handclasp.cli.values import host_and_port
+from handclasp.cli.values import host_and_port, hosts_and_ports
 from handclasp.client import files
 from handclasp.client.bootstrap import normalize_fingerprint
 
@@ -54,13 +54,13 @@ async def enroll(
             "--certificates-mtls",
             metavar="HOST:PORT",
             help="Its mutual TLS listener, for context.toml; the same host and port 8444 if not given.",
-            parser=host_and_port,
+            parser=hosts_and_ports,
         ),
     ] = None,
     executions: Annotated[
         str | None,
         typer.Option(
-            "--executions", metavar="HOST:PORT", help="The execution server, for context.toml.", parser=host_and_port
+            "--executions", metavar="HOST:PORT", help="The execution server, for context.toml.", parser=hosts_and_ports
         ),
     ] = None,
     key_type: KeyKindOption = KeyKind.P256,

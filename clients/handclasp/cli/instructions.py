@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.cli.output import moment, print_line
-from handclasp.client.channels import is_loopback
+from handclasp.client.addresses import is_loopback
 from handclasp.client.context import Context
 from handclasp.client.names import resource_id
 

@@ -13,7 +13,7 @@ import typer
 from handclasp.cli.commands import command, single
 from handclasp.cli.json_text import pretty
 from handclasp.cli.session import CommonOptions, Output, Session
-from handclasp.cli.values import duration, host_and_port
+from handclasp.cli.values import duration, hosts_and_ports
 from handclasp.client import files
 from handclasp.client.client import HandclaspClient
 from handclasp.client.names import INTEGRATIONS, resource_name
@@ -45,7 +45,9 @@ async def run(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="HOST:PORT", help="The execution server's address.", parser=host_and_port),
+        typer.Option(
+            "--address", metavar="HOST:PORT[,...]", help="The execution server's address.", parser=hosts_and_ports
+        ),
     ] = None,
     ca_file: Annotated[
         Path | None, typer.Option("--ca", metavar="FILE", help="The CA certificate to check the server with.")

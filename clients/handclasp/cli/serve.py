@@ -19,6 +19,10 @@ app = group(
 
 _Port = Annotated[int | None, typer.Option(min=0, max=65535, metavar="PORT", help="0: any free one.")]
 _Host = Annotated[str | None, typer.Option(metavar="ADDRESS", help="To listen on; loopback by default.")]
+_Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, metavar="N", help="Processes that serve the ports together; one by default."),
+]
 _ReadyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Written when ready: JSON with the ports.")]
 
 
@@ -34,12 +38,14 @@ def certificates(
     server_name: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="DNS name or IP address that clients use. Repeatable.")
     ] = None,
+    workers: _Workers = None,
     ready_file: _ReadyFile = None,
 ) -> None:
     """The certificate service. The first start makes the CA and the user admin, who gets a password only if standard
     output is a terminal: elsewhere it would stay in a supervisor's log."""
     from handclasp.certificate_service import first_start  # noqa: PLC0415
-    from handclasp.certificate_service.main import Ports, serve, start_errors, utc_now  # noqa: PLC0415
+    from handclasp.certificate_service.main import Ports, start_errors, utc_now  # noqa: PLC0415
+    from handclasp.certificate_service.processes import serve_processes  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
     from handclasp.transport.process import run_process  # noqa: PLC0415
 
@@ -51,6 +57,7 @@ def certificates(
         health_port=health_port,
         trust_domain=trust_domain,
         server_names=tuple(server_name) if server_name else None,
+        workers=workers,
         ready_file=ready_file,
     )
 
@@ -70,7 +77,7 @@ def certificates(
                 addresses = known | first_start.addresses_of(settings, ports.tls, ports.mtls)
                 first_start.write_context_file(settings.data_dir, identity, addresses)
 
-        await serve(settings, ready=ready)
+        await serve_processes(settings, ready)
 
     run_process(
         "handclasp certificates", CertificateServiceSettings, lambda: CertificateServiceSettings(**given), start
@@ -81,7 +88,8 @@ def certificates(
 def executions(
     *,
     certificate_service: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="The certificate service's mutual TLS listener.")
+        str | None,
+        typer.Option(metavar="HOST:PORT[,...]", help="The certificate service's mutual TLS listener, or several."),
     ] = None,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Its CA certificate.")] = None,
     cert: Annotated[
@@ -94,10 +102,11 @@ def executions(
     integrations_folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Every *.py in it is loaded at start.")
     ] = None,
+    workers: _Workers = None,
     ready_file: _ReadyFile = None,
 ) -> None:
     """The execution server, for whoever presents a certificate."""
-    from handclasp.integration_execution.main import serve  # noqa: PLC0415
+    from handclasp.integration_execution.processes import serve_processes  # noqa: PLC0415
     from handclasp.integration_execution.settings import ExecutionSettings  # noqa: PLC0415
     from handclasp.transport.process import run_process  # noqa: PLC0415
 
@@ -110,10 +119,13 @@ def executions(
         port=port,
         health_port=health_port,
         integrations_folder=integrations_folder,
+        workers=workers,
         ready_file=ready_file,
     )
     options = {"ca_file": "--ca", "identity_cert": "--cert", "identity_key": "--key"}
-    run_process("handclasp executions", ExecutionSettings, lambda: ExecutionSettings(**given), serve, options=options)
+    run_process(
+        "handclasp executions", ExecutionSettings, lambda: ExecutionSettings(**given), serve_processes, options=options
+    )
 
 
 def _given(**options: Any) -> dict[str, Any]:

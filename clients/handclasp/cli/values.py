@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1.permission_pb2 import Grant, Permission
-from handclasp.client.context import check_address
+from handclasp.client.addresses import check_address, check_addresses
 from handclasp.client.names import INTEGRATIONS, USERS
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -21,8 +21,15 @@ _PERMISSION = "PERMISSION_"
 
 
 def host_and_port(given: str) -> str:
-    """`host:port`, as an option has it."""
+    """One `host:port`."""
     if fault := check_address(given):
+        raise typer.BadParameter(f"{given!r} {fault}")
+    return given
+
+
+def hosts_and_ports(given: str) -> str:
+    """One `host:port`, or several with commas in between."""
+    if fault := check_addresses(given):
         raise typer.BadParameter(f"{given!r} {fault}")
     return given
 

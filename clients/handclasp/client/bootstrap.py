@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from handclasp.certificates.v1.certificate_service_pb2 import GetTrustBundleRequest, TrustBundle
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
+from handclasp.client.addresses import check_address
 from handclasp.client.channels import open_channel
-from handclasp.client.context import check_address
 from handclasp.client.credentials import TlsMaterial
 from handclasp.errors import HandclaspError, Reason, Unauthenticated, Unavailable, invalid_field
 

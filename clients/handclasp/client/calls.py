@@ -18,12 +18,11 @@ Response = TypeVar("Response")
 
 class TypedErrors(UnaryUnaryClientInterceptor):
     """Raises the error that the server raised, as the same type; and for what gRPC itself reports, one that says what
-    to check. Gives calls without a timeout the default one. Outermost of the interceptors."""
+    to check. Outermost of the interceptors of a server's channel."""
 
-    def __init__(self, address: str, tls: TlsMaterial, timeout: float | None) -> None:
+    def __init__(self, address: str, tls: TlsMaterial) -> None:
         self._address = address
         self._tls = tls
-        self._timeout = timeout
 
     async def intercept_unary_unary(
         self,
@@ -31,8 +30,6 @@ class TypedErrors(UnaryUnaryClientInterceptor):
         client_call_details: ClientCallDetails,
         request: Request,
     ) -> Response | UnaryUnaryCall[Request, Response]:
-        if client_call_details.timeout is None:
-            client_call_details = _changed(client_call_details, timeout=self._timeout)
         try:
             call = await continuation(client_call_details, request)
             await call
@@ -43,6 +40,23 @@ class TypedErrors(UnaryUnaryClientInterceptor):
                 raise explain_unimplemented(client_call_details.method, self._address) from error
             raise from_rpc_error(error) from error
         return call
+
+
+class DefaultTimeout(UnaryUnaryClientInterceptor):
+    """Gives calls without a timeout the default one."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[ClientCallDetails, Request], Awaitable[UnaryUnaryCall[Request, Response]]],
+        client_call_details: ClientCallDetails,
+        request: Request,
+    ) -> Response | UnaryUnaryCall[Request, Response]:
+        if client_call_details.timeout is None:
+            client_call_details = _changed(client_call_details, timeout=self._timeout)
+        return await continuation(client_call_details, request)
 
 
 class BasicAuthentication(UnaryUnaryClientInterceptor):

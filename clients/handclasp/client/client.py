@@ -33,7 +33,9 @@ class HandclaspClient:
         tls: what to check servers with, and what to present.
         basic: sent with every call, beside the certificate if there is one; both must name the same user then.
         certificates: `host:port` of the certificate service's listener that fits `tls`: mTLS if there is a certificate.
-        executions: `host:port` of the execution server.
+            Several with commas in between if it runs more than once: calls go to all of them in turn, and to another
+            one if one does not answer.
+        executions: `host:port` of the execution server, or several: calls stay with one for as long as it answers.
         timeout: seconds for each call to the certificate service that brings no timeout of its own. Calls to the
             execution server have none by default: an integration has its own.
     """
@@ -113,7 +115,7 @@ class HandclaspClient:
                     Reason.CREDENTIALS_MISSING,
                     "the execution server wants a client certificate, and there is none; give certificate and key",
                 )
-            self._executions_channel = open_channel(address, self._tls, basic=self._basic, timeout=None)
+            self._executions_channel = open_channel(address, self._tls, basic=self._basic, timeout=None, spread=False)
         return integration_service_pb2_grpc.IntegrationServiceStub(self._executions_channel)
 
     async def close(self) -> None:

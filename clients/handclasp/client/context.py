@@ -6,6 +6,8 @@ executions = "127.0.0.1:8443"           # execution server, mTLS
 ca_file = "ca.pem"                      # relative paths start at the context file
 certificate = "admin/cert.pem"          # with `key`; or `username` with `password_file`; or both
 key = "admin/key.pem"
+
+Where a service runs more than once, its addresses stand side by side: "a.example:8444,b.example:8444".
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handclasp.client import files
+from handclasp.client.addresses import check_addresses
 from handclasp.errors import FailedPrecondition, InvalidArgument, Reason
 
 ENVIRONMENT_VARIABLE = "HANDCLASP_CONTEXT"
@@ -31,9 +34,9 @@ class Context:
     """Where the services are, and who one is. Holds the names of secret files, never what is in them.
 
     Attributes:
-        certificates_tls: `host:port` of the certificate service's one-way TLS listener.
-        certificates_mtls: `host:port` of its mTLS listener.
-        executions: `host:port` of the execution server.
+        certificates_tls: `host:port` of the certificate service's one-way TLS listener; several with commas in between.
+        certificates_mtls: the same of its mTLS listener.
+        executions: the same of the execution server.
         ca_file: the CA certificates, as PEM, that the servers are checked against.
         certificate: the client certificate as PEM, the leaf first; with `key`.
         key: its private key as PEM; readable by its owner only.
@@ -122,17 +125,6 @@ def write(path: Path, context: Context, *, force: bool = False) -> None:
         files.write_new(path, text.encode(), files.SECRET_MODE)
 
 
-def check_address(address: str) -> str | None:
-    """What is wrong with a `host:port`, or None. An IPv6 address stands in brackets: `[::1]:8443`."""
-    host, _, port = address.rpartition(":")
-    bare = host.startswith("[") and host.endswith("]")
-    if not host or (":" in host and not bare) or any(c.isspace() or c in "/@" for c in host):
-        return "is not host:port, such as 127.0.0.1:8443 or [::1]:8443"
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        return "has no port between 1 and 65535 at its end, such as 127.0.0.1:8443"
-    return None
-
-
 def _parse(path: Path, values: Mapping[str, object]) -> Context:
     found: dict[str, str] = {}
     for field, value in values.items():
@@ -142,7 +134,7 @@ def _parse(path: Path, values: Mapping[str, object]) -> Context:
             raise _invalid(path, f"`{field}` has to be a text that is not empty")
         found[field] = value
     for field in _ADDRESSES:
-        if field in found and (fault := check_address(found[field])):
+        if field in found and (fault := check_addresses(found[field])):
             raise _invalid(path, f"`{field}` {fault}")
     for one, other in _PAIRS:
         if (one in found) != (other in found):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 _VERIFY_FAILED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)")
+_NEVER_CONNECTED = ("failed to connect", "all backends failing", "errors resolving")
 _NOT_OUR_PROTOCOL = ("WRONG_VERSION_NUMBER", "missing selected ALPN")
 # Closed by the server once our side of the handshake was done, which is how a refused client certificate looks;
 # TLS 1.2 servers may answer with an alert instead.
@@ -51,7 +52,7 @@ def explain_unavailable(details: str, address: str, tls: TlsMaterial) -> Handcla
             f"the certificate of {address} does not name {host}; use a name or address that it carries, or have it "
             "issued with this one",
         )
-    if "failed to connect" not in details and "errors resolving" not in details:
+    if not any(text in details for text in _NEVER_CONNECTED):
         return Unavailable(
             Reason.CONNECTION_LOST,
             f"the connection to {address} broke during the call, which may or may not have been carried out; look "

@@ -10,8 +10,8 @@ from handclasp.errors import DeadlineExceeded, HandclaspError, Internal, Reason,
 
 Answer = TypeVar("Answer")
 
+NOTHING_WAS_SENT = (Reason.SERVER_UNREACHABLE, Reason.HANDSHAKE_REFUSED)
 DELAYS = (0.3, 1.0, 2.0, 4.0)  # seconds before the second to fifth attempt
-_NOTHING_WAS_SENT = (Reason.SERVER_UNREACHABLE, Reason.HANDSHAKE_REFUSED)
 
 
 async def repeat_if_lost(call: Callable[[], Awaitable[Answer]], delays: tuple[float, ...] = DELAYS) -> Answer:
@@ -42,7 +42,7 @@ async def repeat_if_lost(call: Callable[[], Awaitable[Answer]], delays: tuple[fl
 def may_have_been_done(error: HandclaspError) -> bool:
     """Whether the call may have been carried out although it failed with this."""
     if isinstance(error, Unavailable):
-        return error.reason not in _NOTHING_WAS_SENT
+        return error.reason not in NOTHING_WAS_SENT
     return isinstance(error, DeadlineExceeded | Internal)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -13,12 +18,18 @@ from handclasp.serving.tls import TlsIdentity, TlsMaterialError
 
 _NEXT = ".next"
 _PUBLIC_MODE = 0o644
+_READ_WAIT = 15.0  # seconds that a reading waits for another process that replaces the files
+_READ_RETRY = 0.05
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
+class FilesHeldError(Exception):
+    """Another process replaces the files just now."""
+
+
 class IdentityFiles:
-    """The two files.
+    """The two files, which several processes may use at the same time.
 
     They are replaced so: the new ones are written beside them, ending in `.next`, the key first; then the key is
     renamed, then the certificate. Whatever a crash leaves is completed or discarded at the next start.
@@ -37,24 +48,60 @@ class IdentityFiles:
     def read(self) -> TlsIdentity:
         """The identity, checked; what a crash left of its replacement is completed or discarded before.
 
+        Waits for another process that replaces the files just now.
+
         Raises:
             SecretFileError: the key is missing, not to be read, or open to others.
             OSError: the certificate cannot be read.
             TlsMaterialError: the two cannot work, as a server's or as a client's.
         """
+        deadline = time.monotonic() + _READ_WAIT
+        while True:
+            try:
+                with self.held():
+                    return self.read_held()
+            except FilesHeldError:
+                if time.monotonic() >= deadline:
+                    # Whoever holds them for so long does not write. What is unfinished is left to that process.
+                    return self._read()
+                time.sleep(_READ_RETRY)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from replacing the files while inside; the kernel lets go if this one ends.
+
+        Where the folder cannot be locked, nothing is kept from anybody.
+
+        Raises:
+            FilesHeldError: another process holds them.
+        """
+        try:
+            descriptor = os.open(self._certificate.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            yield
+            return
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FilesHeldError from None
+            except OSError as error:
+                _LOG.warning("identity_not_locked", fault=str(error))
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read_held(self) -> TlsIdentity:
+        """As `read`, for whoever holds the files."""
         try:
             self._recover()
         except OSError as error:
             _LOG.warning("identity_not_recovered", fault=str(error), hint="remove the files that end in .next")
-        identity = TlsIdentity(read_secret(self._key), self._certificate.read_bytes())
-        try:
-            _require_usages(identity.check())
-        except TlsMaterialError as error:
-            raise TlsMaterialError(f"{self._certificate} and {self._key}: {error}") from error
-        return identity
+        return self._read()
 
     def replace(self, identity: TlsIdentity) -> None:
-        """Has another identity on disk when it returns. If it raises, the old one is, and nothing else.
+        """Has another identity on disk when it returns. If it raises, the old one is, and nothing else. For whoever
+        holds the files.
 
         Raises:
             OSError: the files cannot be written.
@@ -66,6 +113,14 @@ class IdentityFiles:
             self._discard()
             raise
         self._complete()
+
+    def _read(self) -> TlsIdentity:
+        identity = TlsIdentity(read_secret(self._key), self._certificate.read_bytes())
+        try:
+            _require_usages(identity.check())
+        except TlsMaterialError as error:
+            raise TlsMaterialError(f"{self._certificate} and {self._key}: {error}") from error
+        return identity
 
     def _recover(self) -> None:
         for path in (self._next_key, self._next_certificate):

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import grpc
 
+from handclasp.client.addresses import split_addresses
 from handclasp.relying_party.authorizer import Authorizer
 from handclasp.relying_party.calls import SWEEP_INTERVAL, CallsInProgress
 from handclasp.relying_party.clock import Clock, lease_clock, wall_clock
@@ -69,7 +70,8 @@ class RelyingParty:
     Entering waits until the certificate service has been reached; it does not wait for a lease.
 
     Args:
-        certificate_service: `host:port` of the certificate service's mutual TLS listener.
+        certificate_service: `host:port` of the certificate service's mutual TLS listener; if it runs more than once,
+            all of them with commas in between, or a name that stands for all of them.
         ca_file: PEM of the CA that its server certificate chains to.
         certificate: PEM of this server's own certificate, the leaf first. It must allow serverAuth and clientAuth, and
             its user must hold AUTHORIZE_PEERS.
@@ -92,7 +94,7 @@ class RelyingParty:
     def __init__(
         self, certificate_service: str, *, ca_file: Path, certificate: Path, key: Path, options: Options | None = None
     ) -> None:
-        self._address = certificate_service
+        self._addresses = certificate_service
         self._ca_file = ca_file
         self._files = IdentityFiles(certificate, key)
         self._options = options or Options()
@@ -147,7 +149,7 @@ class RelyingParty:
         options = self._options
         identity = await asyncio.to_thread(self._files.read)
         ca_pem = compose_roots([await asyncio.to_thread(self._ca_file.read_bytes)])
-        link = Link(self._address, ca_pem, identity)
+        link = Link(split_addresses(self._addresses), ca_pem, identity)
         stack.push_async_callback(link.close)
         knowledge = self._knowledge = Knowledge(options.lease_clock, max_names=options.max_names)
         decisions = self._decisions = Decisions(knowledge, options.wall_clock, size=options.max_decisions)

@@ -15,10 +15,11 @@ from handclasp.client.csr import KeyAndRequest, make_key_and_request
 from handclasp.client.renewing import PRESENTED
 from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.faults import described
-from handclasp.relying_party.identity_files import IdentityFiles
+from handclasp.relying_party.identity_files import FilesHeldError, IdentityFiles
 from handclasp.relying_party.link import Link
 from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
+from handclasp.serving.files import SecretFileError
 from handclasp.serving.tls import TlsIdentity, TlsMaterialError
 
 CHECK_INTERVAL = 60.0
@@ -27,6 +28,9 @@ CHECK_INTERVAL = 60.0
 FIRST_RETRY = 10.0
 LAST_RETRY = 3600.0
 """Seconds between attempts to renew: doubled from the first to the last."""
+
+HELD_RETRY = 2.0
+"""Seconds until the files are looked at again that another process of the same server replaces just now."""
 
 _SHORTEST_PAUSE = 1.0  # seconds after a renewal
 
@@ -91,12 +95,15 @@ class IdentityRenewal:
         """Runs until it is cancelled."""
         delay = self._times.first_retry
         while True:
-            if not self._is_due():
+            if not self._is_due(self._identity):
                 delay = self._times.first_retry
                 await asyncio.sleep(self._times.check_interval)
                 continue
             try:
                 await self.renew()
+            except FilesHeldError:
+                # Another process of this server does it; what it gets is found here next time.
+                await asyncio.sleep(min(self._times.check_interval, HELD_RETRY))
             except (grpc.aio.AioRpcError, TlsMaterialError) as error:
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MAY_COME_RIGHT:
                     self._open = None
@@ -108,13 +115,24 @@ class IdentityRenewal:
                 await asyncio.sleep(min(self._times.check_interval, max(self._remaining() / 3, _SHORTEST_PAUSE)))
 
     async def renew(self) -> None:
-        """Renews once, whether it is due or not.
+        """Renews once, whether it is due or not; or takes what another process of this server has renewed.
 
         Raises:
+            FilesHeldError: another one is about to.
             grpc.aio.AioRpcError: the service refused, or could not be asked.
             TlsMaterialError: what it issued cannot work.
         """
-        identity = await self._renewed()
+        with self._files.held():
+            identity = await self._of_another_process()
+            if identity is None:
+                identity = await self._renewed()
+                await self._write(identity)
+        await self._trust.use(identity)
+        self._identity = identity
+        await self._switch(identity)
+        _LOG.info("identity_renewed", expires=self._expiry())
+
+    async def _write(self, identity: TlsIdentity) -> None:
         try:
             await asyncio.to_thread(self._files.replace, identity)
         except OSError as error:
@@ -123,10 +141,15 @@ class IdentityRenewal:
                 fault=str(error),
                 hint="it is used, but only until the next start; let this server write its identity's files",
             )
-        await self._trust.use(identity)
-        self._identity = identity
-        await self._switch(identity)
-        _LOG.info("identity_renewed", expires=self._expiry())
+
+    async def _of_another_process(self) -> TlsIdentity | None:
+        """What is in the files, if that is another certificate than this process's, and not due itself."""
+        try:
+            found = await asyncio.to_thread(self._files.read_held)
+        except (OSError, SecretFileError, TlsMaterialError) as error:
+            _LOG.warning("identity_not_read", fault=str(error))
+            return None
+        return None if _leaf(found) == _leaf(self._identity) or self._is_due(found) else found
 
     async def _renewed(self) -> TlsIdentity:
         if self._open is None:
@@ -151,8 +174,8 @@ class IdentityRenewal:
                 self._watch.restart()
                 return
 
-    def _is_due(self) -> bool:
-        leaf = _leaf(self._identity)
+    def _is_due(self, identity: TlsIdentity) -> bool:
+        leaf = _leaf(identity)
         begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         return self._wall_clock() >= begin + (end - begin) * self._times.share_of_life
 

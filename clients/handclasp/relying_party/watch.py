@@ -23,11 +23,11 @@ from handclasp.relying_party.messages import from_position, to_change, to_positi
 
 FIRST_RETRY = 0.05
 LAST_RETRY = 1.0
-"""Seconds between streams that do not come about: doubled from the first to the last. One that breaks after it was good
-is opened again at once."""
+"""Seconds between streams that do not come about, at any of the addresses: doubled from the first to the last. One that
+breaks after it was good is opened again at once."""
 
 WELCOME_TIMEOUT = 5.0
-"""Seconds until a stream is welcomed, connecting included."""
+"""Seconds until a stream is welcomed, connecting included. Less at first, if there is another address to go to."""
 
 LOG_INTERVAL = 60.0
 """Seconds until a fault that stays the same is logged again."""
@@ -72,6 +72,8 @@ class Watch:
         self._lease_gained = asyncio.Event()
         self._had_lease = False
         self._good = False
+        self._failures = 0
+        """How many streams in a row did not come about."""
         self._stream: asyncio.Task[None] | None = None
         self._logged, self._logged_at = "", 0.0
         self.lease = 0.0
@@ -83,7 +85,6 @@ class Watch:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
-        delay = 0.0
         try:
             while True:
                 while self._acknowledgement.held:
@@ -95,8 +96,8 @@ class Watch:
                 # Not awaited itself: that it was cancelled must not look as if this here were.
                 await asyncio.wait({self._stream})
                 longer = self._heed_end(self._stream)
-                delay = 0.0 if self._good else min(max(2 * delay, FIRST_RETRY), LAST_RETRY)
-                await asyncio.sleep(max(delay, longer) * random.uniform(0.75, 1.25))  # noqa: S311 no secret
+                self._failures = 0 if self._good else self._failures + 1
+                await asyncio.sleep(max(self._delay(), longer) * random.uniform(0.75, 1.25))  # noqa: S311 no secret
         finally:
             if self._stream is not None:
                 self._stream.cancel()
@@ -130,6 +131,23 @@ class Watch:
             self._had_lease = False
             _LOG.warning("lease_lost", hint="nothing is allowed until the certificate service is reached again")
 
+    def _delay(self) -> float:
+        """Seconds until the next stream: none before all addresses have been tried."""
+        rounds, within = divmod(self._failures, self._link.size)
+        return 0.0 if within or not rounds else _doubled(FIRST_RETRY, rounds - 1, LAST_RETRY)
+
+    def _patience(self, *, welcomed: bool) -> float:
+        """Seconds without a word until a stream is given up. If there is another address to go to, early enough that
+        the lease can be renewed there."""
+        if not self.lease:
+            return WELCOME_TIMEOUT
+        if self._link.size == 1:
+            return self.lease if welcomed else WELCOME_TIMEOUT
+        if welcomed:
+            return self.lease / 2
+        # Longer with each round: on a slow day, none of them would ever be quick enough.
+        return _doubled(self.lease / 4, self._failures // self._link.size, WELCOME_TIMEOUT)
+
     async def _watch(self) -> None:
         """One stream.
 
@@ -140,7 +158,7 @@ class Watch:
         call = self._link.authorization.WatchAuthorization()
         writing: asyncio.Task[None] | None = None
         try:
-            async with asyncio.timeout(WELCOME_TIMEOUT) as quiet:
+            async with asyncio.timeout(self._patience(welcomed=False)) as quiet:
                 start = messages.WatchAuthorizationRequest.Start(
                     process_id=self._knowledge.process_id, applied=from_position(self._acknowledgement.position)
                 )
@@ -152,6 +170,7 @@ class Watch:
                         self._knowledge.begin_stream()
                         self.lease = message.welcome.lease.ToTimedelta().total_seconds()
                         interval = message.welcome.ping_interval.ToTimedelta().total_seconds()
+                        _LOG.info("watch_welcomed", address=self._link.watched)
                         for follower in self._followers:
                             follower.welcomed()
                         if writing is None:
@@ -162,7 +181,7 @@ class Watch:
                     else:
                         self._heed(kind, message)
                         continue
-                    quiet.reschedule(asyncio.get_running_loop().time() + (self.lease or WELCOME_TIMEOUT))
+                    quiet.reschedule(asyncio.get_running_loop().time() + self._patience(welcomed=True))
         finally:
             call.cancel()
             if writing is not None:
@@ -201,7 +220,7 @@ class Watch:
         self._lease_gained.set()
         if not self._had_lease and self._knowledge.lease_runs():
             self._had_lease = True
-            _LOG.info("lease_held", lease=lease, revision=self._knowledge.revision)
+            _LOG.info("lease_held", lease=lease, revision=self._knowledge.revision, address=self._link.watched)
         return True
 
     async def _write(self, call: Any, interval: float) -> None:
@@ -257,10 +276,21 @@ class Watch:
         if isinstance(error, TimeoutError):
             self._link.reconnect()
             if self._is_news("quiet"):
-                _LOG.warning("watch_quiet", hint="the connection to the certificate service is given up for another")
+                _LOG.warning(
+                    "watch_quiet",
+                    address=self._link.watched,
+                    hint="the connection to the certificate service is given up for another one",
+                )
         elif isinstance(error, grpc.aio.AioRpcError):
             if self._is_news(error.code().name):
-                _LOG.warning("watch_ended", fault=described(error), hint="it is opened again")
+                _LOG.warning(
+                    "watch_ended", address=self._link.watched, fault=described(error), hint="another one is opened"
+                )
         elif error is not None:
             _LOG.error("watch_failed", exc_info=error)
+        self._link.go_elsewhere()
         return 0.0
+
+
+def _doubled(first: float, times: int, most: float) -> float:
+    return min(first * 2.0 ** min(times, 20), most)

@@ -1,6 +1,6 @@
 """`python -m handclasp.certificate_service`."""
 
-from handclasp.certificate_service.main import run
+from handclasp.certificate_service.processes import run
 
 if __name__ == "__main__":
     run()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone
+from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone, is_held_with
 from handclasp.serving.files import write_atomically
 
 
@@ -16,18 +16,25 @@ class DataFolderError(Exception):
 
 
 @contextmanager
-def data_folder(path: Path) -> Iterator[Path]:
-    """Makes the folder if need be, and holds it while inside.
+def data_folder(path: Path, *, inherited: int | None = None) -> Iterator[int]:
+    """Makes the folder if need be, and holds it while inside. Yields the descriptor of its lock.
 
     The lock is the kernel's, so a process that is killed lets go of it.
 
+    Args:
+        inherited: the descriptor that this process's parent holds the folder by, for both.
     Raises:
         DataFolderError: another process holds it, others can enter it, or it cannot be made.
     """
     make_data_folder(path)
+    if inherited is not None:
+        if not is_held_with(inherited, path / "lock"):
+            raise DataFolderError(f"{path} is not held by the process that started this one; start that one anew")
+        yield inherited
+        return
     with ExitStack() as stack:
         try:
-            stack.enter_context(held_alone(path / "lock"))
+            descriptor = stack.enter_context(held_alone(path / "lock"))
         except HeldByAnotherError:
             raise DataFolderError(
                 f"{path} is in use by another process of the certificate service; stop that one first, or choose"
@@ -35,7 +42,7 @@ def data_folder(path: Path) -> Iterator[Path]:
             ) from None
         except OSError as error:
             raise _unusable(path, error) from error
-        yield path
+        yield descriptor
 
 
 @contextmanager

@@ -14,8 +14,10 @@ class HeldByAnotherError(Exception):
 
 
 @contextmanager
-def held_alone(path: Path) -> Iterator[None]:
+def held_alone(path: Path) -> Iterator[int]:
     """Holds a lock file while inside; it is made if need be, and stays.
+
+    Yields its descriptor, which a child process can inherit: then the lock is held until both have ended.
 
     Raises:
         HeldByAnotherError
@@ -27,6 +29,16 @@ def held_alone(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HeldByAnotherError from None
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_held_with(descriptor: int, path: Path) -> bool:
+    """Whether a descriptor that was inherited is of that lock file, and holds it."""
+    try:
+        inherited, file = os.fstat(descriptor), path.stat()
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return (inherited.st_dev, inherited.st_ino) == (file.st_dev, file.st_ino)

@@ -44,8 +44,9 @@ from handclasp.errors import HandclaspError
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
-from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
+from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
+from handclasp.transport.worker import Worker
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -75,11 +76,13 @@ async def serve(
     stop: StopRequests | None = None,
     clock: Clock = utc_now,
     ready: Callable[[Ports], None] | None = None,
+    worker: Worker | None = None,
 ) -> None:
     """Runs the service until it is asked to stop; by SIGINT or SIGTERM if `stop` is not given.
 
     Args:
         ready: called once the service serves.
+        worker: if this process is one of several.
 
     Raises:
         StartError: it cannot start.
@@ -87,13 +90,13 @@ async def serve(
     if stop is None:
         stop = StopRequests()
         with stop.on_signals():
-            await serve(settings, stop, clock, ready)
+            await serve(settings, stop, clock, ready, worker)
         return
-    with start_errors(), data_folder(settings.data_dir):
+    with start_errors(), data_folder(settings.data_dir, inherited=None if worker is None else worker.lock):
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
         async with open_service(settings, clock) as service:
-            await _serve(service, stop, ready)
+            await _serve(service, stop, ready, shared_ports=worker is not None)
 
 
 @contextmanager
@@ -107,7 +110,9 @@ def start_errors() -> Iterator[None]:
         raise StartError(database_fault(error)) from error
 
 
-async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None) -> None:
+async def _serve(
+    service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None, *, shared_ports: bool
+) -> None:
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
     # Before anybody is granted a lease: whoever serves the database after this process waits for those.
@@ -121,7 +126,7 @@ async def _serve(service: Service, stop: StopRequests, ready: Callable[[Ports], 
             (service.listeners.one_way.credentials, settings.tls_port, "tls_port"),
             (service.listeners.mutual.credentials, settings.mtls_port, "mtls_port"),
         ):
-            server = make_server(interceptor, settings.limits)
+            server = make_server(interceptor, settings.limits, shared_ports=shared_ports)
             _add_services(server, service)
             healths.append(add_health_and_reflection(server, SERVICE_NAMES))
             ports.append(listen(server, settings.host, port, credentials, setting=setting))
@@ -210,13 +215,3 @@ async def _housekeeping(service: Service) -> None:
         except SQLAlchemyError as error:
             _LOG.warning("housekeeping_failed", error=type(error).__name__)
         await asyncio.sleep(_HOUSEKEEPING_INTERVAL)
-
-
-def run() -> None:
-    """Runs the service with settings from the environment and the settings file, as a process of its own."""
-    run_process(
-        "handclasp certificates",
-        CertificateServiceSettings,
-        lambda: CertificateServiceSettings(),  # noqa: PLW0108 - a class with other arguments
-        serve,
-    )

@@ -107,6 +107,9 @@ class CertificateServiceSettings(SectionSettings):
         256 * 1024, description="Bytes of a request that are parsed at all; more are refused."
     )
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up, each listener.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="How many processes serve the ports together; more than one needs PostgreSQL."
+    )
     grace: Seconds = Field(10.0, description="For running calls, when the service is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the service is ready: JSON with its ports.")
     log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
@@ -137,6 +140,15 @@ class CertificateServiceSettings(SectionSettings):
     def _leases_can_be_renewed(self) -> Self:
         if self.ping_interval > self.lease / 3:
             raise ValueError(f"ping_interval must be at most a third of lease, which is {self.lease:g} s")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share_a_database(self) -> Self:
+        if self.workers > 1 and make_url(self.url()).get_backend_name() == "sqlite":
+            raise ValueError(
+                "several workers need PostgreSQL, since SQLite is for one process; set database_url to"
+                " postgresql+psycopg://..., or workers to 1"
+            )
         return self
 
     @property

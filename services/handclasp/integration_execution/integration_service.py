@@ -55,11 +55,13 @@ class Authorizer(Protocol):
 class IntegrationService(IntegrationServiceServicer):
     """Needs `CallInterceptor` around it, which maps typed errors and provides the peer."""
 
-    def __init__(self, registry: Registry, authorizer: Authorizer, runner: IntegrationRunner) -> None:
+    def __init__(
+        self, registry: Registry, authorizer: Authorizer, runner: IntegrationRunner, page_tokens: PageTokens
+    ) -> None:
         self._registry = registry
         self._authorizer = authorizer
         self._runner = runner
-        self._page_tokens = PageTokens()
+        self._page_tokens = page_tokens
 
     async def ListIntegrations(
         self,

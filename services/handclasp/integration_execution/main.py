@@ -14,6 +14,7 @@ import structlog
 
 from handclasp.errors import PermissionDenied, Reason, Unauthenticated
 from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
+from handclasp.integration_execution.page_tokens import PageTokens
 from handclasp.integration_execution.registry import IntegrationLoadError, Registry, find_integrations
 from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.integration_execution.settings import ExecutionSettings
@@ -25,29 +26,32 @@ from handclasp.serving.peer import Peer
 from handclasp.serving.tls import TlsMaterialError
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
-from handclasp.transport.process import StartError, listen, port_taken, run_process, write_ready_file
+from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
+from handclasp.transport.worker import Worker
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
-async def serve(settings: ExecutionSettings, stop: StopRequests | None = None) -> None:
+async def serve(settings: ExecutionSettings, stop: StopRequests | None = None, worker: Worker | None = None) -> None:
     """Runs the server until it is asked to stop; by SIGINT or SIGTERM if `stop` is not given.
 
     Waits for the certificate service before it listens.
 
+    Args:
+        worker: if this process is one of several.
     Raises:
         StartError: it cannot start.
     """
     if stop is not None:
-        await _serve(settings, stop)
+        await _serve(settings, stop, worker)
         return
     stop = StopRequests()
     with stop.on_signals():
-        await _serve(settings, stop)
+        await _serve(settings, stop, worker)
 
 
-async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
+async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker | None) -> None:
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     registry = _load_registry(settings)
@@ -59,8 +63,9 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests) -> None:
         async def missing() -> str | None:
             return None if relying_party.ready else "a lease of the certificate service"
 
-        server = make_server(CallInterceptor(_admit), settings.limits)
-        service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner())
+        server = make_server(CallInterceptor(_admit), settings.limits, shared_ports=worker is not None)
+        page_tokens = PageTokens(b"" if worker is None else worker.secret)
+        service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner(), page_tokens)
         add_IntegrationServiceServicer_to_server(service, server)
         health = add_health_and_reflection(server, [SERVICE_NAME])
         port = listen(server, settings.host, settings.port, relying_party.server_credentials(), setting="port")
@@ -131,13 +136,3 @@ async def _relying_party(settings: ExecutionSettings, stop: StopRequests, stack:
     for task in relying_party.background:
         stop.on_failure(task)
     return relying_party
-
-
-def run() -> None:
-    """Runs the server with settings from the environment and the settings file, as a process of its own."""
-    run_process(
-        "handclasp executions",
-        ExecutionSettings,
-        lambda: ExecutionSettings(),  # noqa: PLW0108 - a class with other arguments
-        serve,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from cryptography.fernet import Fernet, InvalidToken
 
 from handclasp.errors import InvalidArgument, Reason, invalid_field
@@ -10,10 +12,14 @@ _MAX_LENGTH = 1000
 
 
 class PageTokens:
-    """Seals where a list is to go on. The key lives as long as the process, and so do its tokens."""
+    """Seals where a list is to go on. The key lives as long as the process, and so do its tokens.
 
-    def __init__(self) -> None:
-        self._fernet = Fernet(Fernet.generate_key())
+    Args:
+        secret: 32 bytes, the same for processes that are to open each other's tokens; made at random if empty.
+    """
+
+    def __init__(self, secret: bytes = b"") -> None:
+        self._fernet = Fernet(base64.urlsafe_b64encode(secret) if secret else Fernet.generate_key())
 
     def seal(self, after: str, holder: str) -> str:
         """A token for the page after `after`, that only `holder` can use."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from handclasp.client.addresses import check_addresses
 from handclasp.relying_party.decisions import MAX_DECISIONS
 from handclasp.relying_party.party import DECISION_TIMEOUT, LEASE_GRACE, LEASE_WAIT
 from handclasp.transport.logs import LogSettings
@@ -31,7 +32,8 @@ class ExecutionSettings(SectionSettings):
 
     certificate_service: str = Field(
         "localhost:8444",
-        description="The certificate service's mutual TLS listener, as host:port; its certificate must name the host.",
+        description="The certificate service's mutual TLS listener, as host:port; its certificate must name the host."
+        " Several with commas in between, if it runs more than once.",
     )
     ca_file: Path = Field(description="PEM of the CA that the certificate service's server certificate chains to.")
     identity_cert: Path = Field(
@@ -61,6 +63,14 @@ class ExecutionSettings(SectionSettings):
     )
 
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes serve the port together.")
     grace: Seconds = Field(10.0, description="For running calls, when the server is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the server is ready: JSON with its ports.")
     log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
+
+    @field_validator("certificate_service")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if fault := check_addresses(value):
+            raise ValueError(fault)
+        return value

@@ -32,6 +32,10 @@ class StopRequests:
             self._at_once.set()
         self._graceful.set()
 
+    def request_if_none(self) -> None:
+        """Asks for a stop, unless that has been done: it is no second request."""
+        self._graceful.set()
+
     @property
     def requested(self) -> bool:
         """Whether a stop has been asked for."""

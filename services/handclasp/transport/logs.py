@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
@@ -56,6 +56,10 @@ class LogSettings:
     file: Path | None = None
     max_bytes: int = 16 * 1024 * 1024
     backups: int = 5
+
+    def with_file(self, file: Path | None) -> LogSettings:
+        """The same with another file."""
+        return replace(self, file=file)
 
 
 def set_up_logging(settings: LogSettings) -> None:

@@ -59,7 +59,7 @@ def port_taken(setting: str, host: str, port: int) -> StartError:
     )
 
 
-def write_ready_file(path: Path, ports: Mapping[str, str | int]) -> None:
+def write_ready_file(path: Path, ports: Mapping[str, str | int | list[int]]) -> None:
     """Says that a service is ready, to whoever waits for the file: JSON with `ports` and the process's id."""
     text = json.dumps({**ports, "process_id": os.getpid()})
     write_atomically(path, f"{text}\n".encode())

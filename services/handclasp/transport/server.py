@@ -45,11 +45,15 @@ class ServerLimits:
     max_connection_age_grace: float = 30.0
 
 
-def server_options(limits: ServerLimits) -> list[tuple[str, Any]]:
-    """The limits as gRPC channel arguments, `maximum_concurrent_rpcs` excepted, which is none."""
+def server_options(limits: ServerLimits, *, shared_ports: bool = False) -> list[tuple[str, Any]]:
+    """The limits as gRPC channel arguments, `maximum_concurrent_rpcs` excepted, which is none.
+
+    Args:
+        shared_ports: whether other processes may listen on the same ports; to be reserved by `shared_ports.py`.
+    """
     options: list[tuple[str, Any]] = [
         # gRPC shares ports by default, and then a stale process silently takes half of the calls.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared_ports)),
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_timeout)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.connection_idle)),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
@@ -73,11 +77,13 @@ def server_options(limits: ServerLimits) -> list[tuple[str, Any]]:
     return options
 
 
-def make_server(interceptor: grpc.aio.ServerInterceptor, limits: ServerLimits) -> grpc.aio.Server:
+def make_server(
+    interceptor: grpc.aio.ServerInterceptor, limits: ServerLimits, *, shared_ports: bool = False
+) -> grpc.aio.Server:
     """A server without ports and services. Must be called within the event loop that will run it."""
     return grpc.aio.server(
         interceptors=[interceptor],
-        options=server_options(limits),
+        options=server_options(limits, shared_ports=shared_ports),
         maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs,
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeoutError
 from pathlib import Path
 
 import pytest
 
-from handclasp.relying_party.identity_files import IdentityFiles
+from handclasp.relying_party.identity_files import FilesHeldError, IdentityFiles
 from handclasp.serving.files import SecretFileError, write_secret
 from handclasp.serving.tls import TlsIdentity, TlsMaterialError
 from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, OutsideCA
@@ -115,3 +117,30 @@ def test_a_certificate_for_one_end_only_is_refused(tmp_path: Path, purposes: tup
     write_secret(tmp_path / "key.pem", leaf.key_pem.encode())
     with pytest.raises(TlsMaterialError, match=f"no {lacks}"):
         IdentityFiles(tmp_path / "cert.pem", tmp_path / "key.pem").read()
+
+
+def test_one_process_at_a_time_replaces_them(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    other = IdentityFiles(folder.certificate, folder.key)
+    with folder.files.held(), pytest.raises(FilesHeldError), other.held():
+        pass
+    with other.held():
+        folder.files.replace(NEW)
+    assert other.read() == NEW
+
+
+def test_who_reads_waits_for_who_replaces(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    other = IdentityFiles(folder.certificate, folder.key)
+    with ThreadPoolExecutor(1) as threads:
+        with folder.files.held():
+            reading = threads.submit(other.read)
+            with pytest.raises(FuturesTimeoutError):
+                reading.result(0.2)
+            folder.files.replace(NEW)
+        assert reading.result(5) == NEW
+
+
+def test_a_folder_that_cannot_be_opened_is_nobodys_to_hold(tmp_path: Path) -> None:
+    with IdentityFiles(tmp_path / "gone" / "cert.pem", tmp_path / "gone" / "key.pem").held():
+        pass

@@ -203,6 +203,10 @@ class Watch:
         """
         await self._check_right()
         yield Welcome(self._of._limits.ping_interval, self._of._limits.lease)
+        if self._applied is not None and self._applied.revision > self._position.revision:
+            # Another process that serves the database may have said more than was heard of here so far.
+            await self._of._feed.look()
+            self._position = self._of._feed.head
         for message in self._beginning():
             yield message
         while True:

@@ -92,6 +92,11 @@ class ChangeFeed:
         self.in_doubt()
         await future
 
+    async def look(self) -> None:
+        """Publishes all that is committed by now. Raises SQLAlchemyError."""
+        head, _ = await self._history.newest_history(limit=1)
+        await self.reached(head.revision)
+
     def since(self, position: Position) -> Sequence[Revision] | None:
         """The revisions after that position; None if it is too old, or not one of this history."""
         if position == self._head:

@@ -10,7 +10,7 @@ import pytest_asyncio
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
 from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.permissions import Grant, Permission, ProfileGrant
-from handclasp.certificate_service.storage.database import Database
+from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.storage.facts import FactsReader
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.authentication import Authenticator
@@ -215,3 +215,28 @@ async def test_one_that_does_not_keep_up_begins_anew(stage: Stage, caller: Calle
         for number in range(10_001):
             stage.publish(f"certificates/{number}")
         assert await anext(messages) == Reset(stage.feed.head, history_lost=False)
+
+
+async def test_a_position_that_another_process_gave_out_is_caught_up_with(
+    stage: Stage, caller: Caller, database: Database
+) -> None:
+    """This one has not heard of the change yet; that is no lost history, and the lease goes on."""
+    other = Stage(database)
+    await other.feed.open()
+
+    async def change(transaction: Transaction) -> None:
+        transaction.touch("certificates/a", Effect.GIVEN)
+
+    await database.write(change)
+    await other.feed.look()
+    applied = other.feed.head
+    assert applied.revision > stage.feed.head.revision
+    with stage.watch(caller, applied) as watch:
+        messages = watch.messages()
+        assert isinstance(await anext(messages), Welcome)
+        watch.ping(1, applied.revision)
+        pong = await anext(messages)
+    assert isinstance(pong, Pong)
+    assert pong.revision == applied.revision
+    await other.facts.close()
+    await other.feed.close()
