@@ -93,7 +93,7 @@ class ChangeFeed:
             return ()
         behind = self._head.revision - position.revision
         # The position's own revision is looked at, too: another mark means another history.
-        newest = list(itertools.islice(reversed(self._kept), max(behind + 1, 0)))[::-1]
+        newest = list(itertools.islice(reversed(self._kept), min(max(behind + 1, 0), len(self._kept))))[::-1]
         if 0 < behind < len(newest) and newest[0].position == position:
             return newest[1:]
         # Before the beginning there is nothing, so there is no mark to look at.
