@@ -15,7 +15,6 @@ import grpc
 from handclasp.client.addresses import split_addresses
 from handclasp.relying_party.authorizer import Authorizer
 from handclasp.relying_party.calls import SWEEP_INTERVAL, CallsInProgress
-from handclasp.relying_party.clock import Clock, lease_clock, wall_clock
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import MAX_DECISIONS, Decisions
 from handclasp.relying_party.identity_files import IdentityFiles
@@ -26,6 +25,7 @@ from handclasp.relying_party.questions import Questions
 from handclasp.relying_party.renewal import IdentityRenewal, RenewalTimes
 from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
+from handclasp.serving.clock import Clock, lease_clock, wall_clock
 from handclasp.serving.interceptor import Translate
 from handclasp.serving.tls import compose_roots
 

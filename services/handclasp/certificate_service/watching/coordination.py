@@ -11,11 +11,11 @@ from handclasp.certificate_service.storage.notifications import BARRIER, REVISIO
 from handclasp.certificate_service.watching.anchors import AnchorsFollower
 from handclasp.certificate_service.watching.answering import BarrierAnswers
 from handclasp.certificate_service.watching.barrier import Barrier
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
+from handclasp.serving.clock import Clock as LeaseClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ async def coordinate(
     maximum_watchers: int,
     notifications: bool,
     reload_anchors: Callable[[], Awaitable[None]],
-    clock: BootTime,
+    clock: LeaseClock,
 ) -> Coordination:
     """Reads where the history is, and begins to count down the leases of those who served the database before.
 

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import structlog
 
 from handclasp.certificate_service.domain.identifiers import user_name
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.errors import Reason, ResourceExhausted
+from handclasp.serving.clock import Clock as LeaseClock
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class Leases:
         maximum: how many processes may hold leases at once.
     """
 
-    def __init__(self, clock: BootTime, *, maximum: int) -> None:
+    def __init__(self, clock: LeaseClock, *, maximum: int) -> None:
         self._clock = clock
         self._maximum = maximum
         self._holders: dict[HolderKey, Holder] = {}
@@ -175,7 +175,7 @@ class _Wait:
     def without_answer(self) -> list[Holder]:
         return [*self._deadlines, *self.ended]
 
-    async def over(self, clock: BootTime) -> None:
+    async def over(self, clock: LeaseClock) -> None:
         while self._deadlines:
             left = min(self._deadlines.values()) - clock()
             if left > 0:

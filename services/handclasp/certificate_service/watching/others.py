@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import BARRIER
 from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.certificate_service.watching.leases import Settled, waited
 from handclasp.certificate_service.watching.replica import ReplicaLease
+from handclasp.serving.clock import Clock as LeaseClock
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class OtherReplicas:
         own: this process's row is not looked at.
     """
 
-    def __init__(self, database: Database, own: ReplicaLease, clock: BootTime) -> None:
+    def __init__(self, database: Database, own: ReplicaLease, clock: LeaseClock) -> None:
         self._database = database
         self._own = own
         self._clock = clock
