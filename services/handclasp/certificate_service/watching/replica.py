@@ -139,5 +139,7 @@ class OtherReplicas:
 
     async def _forget_if_over(self, one: Replica, now: float) -> None:
         """Deletes a row whose lease is over, and not only the renewal that was waited for."""
-        if self._seen[one.id, one.renewals] + waited(one.lease) <= now:
+        # Another barrier may have forgotten it, or seen it renewed, since this one looked.
+        seen = self._seen.get((one.id, one.renewals))
+        if seen is not None and seen + waited(one.lease) <= now:
             await self._database.write(partial(forget_replica, replica=one))
