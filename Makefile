@@ -24,7 +24,7 @@ unexport PIP_REQUIREMENT PIP_DRY_RUN PIP_PYTHON PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test campaign fuzz lint protos lock bench bench-full tools clean
+.PHONY: help install dev demo test campaign fuzz lint protos lock bench bench-full bench-workers tools clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: dev ## Measure, beside a bare gRPC echo, and what revocation takes
 
 bench-full: dev ## The same, with a million certificates stored
 	@$(BIN)/python -m tests.benchmarks --full
+
+bench-workers: dev ## Measure two workers of the certificate service beside one, on PostgreSQL
+	@$(BIN)/python -m tests.benchmarks --workers
 
 install: $(VENV)/.runtime ## Make .venv with what running needs
 

@@ -232,12 +232,11 @@ class Deployment:
     folder: Path
     database_url: str | None = None
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in ("tls", "mtls", "executions")})
-    data_name: str = "data"
 
     @property
     def data_dir(self) -> Path:
         """The certificate service's."""
-        return self.folder / self.data_name
+        return self.folder / "data"
 
     @property
     def context_file(self) -> Path:
@@ -287,14 +286,12 @@ class Deployment:
         name: str = "executions",
         *,
         service_port: int | None = None,
-        services: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Process:
         """Starts an execution server and waits for it. Under the same name it comes back on the same port.
 
         Args:
             service_port: where it reaches the certificate service, if not directly.
-            services: the addresses of several of them.
             variables: settings, by variable.
         """
         port = self.ports.setdefault(name, free_port())
@@ -303,8 +300,7 @@ class Deployment:
         identity = self.identity(name)
         process = Process(
             name,
-            *("serve", "executions"),
-            *("--certificate-service", services or f"localhost:{service_port or self.ports['mtls']}"),
+            *("serve", "executions", "--certificate-service", f"localhost:{service_port or self.ports['mtls']}"),
             *("--ca", self.data_dir / "ca.pem", "--cert", identity / "cert.pem", "--key", identity / "key.pem"),
             *("--port", str(port), "--health-port", "0", "--ready-file", ready_file),
             folder=self.folder,

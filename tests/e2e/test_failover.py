@@ -23,7 +23,7 @@ from handclasp.errors import HandclaspError, Unauthenticated
 from handclasp.relying_party import EXECUTE_INTEGRATIONS, Options, RelyingParty
 from handclasp.serving.peer import Peer
 from tests.e2e.clients import administrator
-from tests.e2e.replicas import Replicas
+from tests.e2e.fleet import Fleet, Replica, fleet
 from tests.support.installation import read_identity
 from tests.support.postgres import PostgresServer
 
@@ -52,17 +52,18 @@ class Observed:
 
 @dataclass
 class Scene:
-    replicas: Replicas
+    fleet: Fleet
+    addresses: list[str]
     party: RelyingParty
     peer: Peer
     certificate: str
     logs: list[structlog.types.EventDict]
 
     @property
-    def watched(self) -> int:
-        """The number of the replica that the relying party watches."""
+    def watched(self) -> Replica:
+        """The replica that the relying party watches."""
         welcomed = [entry["address"] for entry in self.logs if entry["event"] == "watch_welcomed"]
-        return self.replicas.number_at(welcomed[-1])
+        return self.fleet.replicas[self.addresses.index(welcomed[-1])]
 
     async def ask(self) -> None:
         await self.party.authorizer.require(self.peer, EXECUTE_INTEGRATIONS, RESOURCE)
@@ -100,33 +101,31 @@ class Scene:
 
 @pytest_asyncio.fixture
 async def scene(folder: Path, postgres: PostgresServer) -> AsyncIterator[Scene]:
-    async with AsyncExitStack() as stack:
-        url = stack.enter_context(postgres.database())
-        replicas = Replicas(folder, url)
-        stack.callback(replicas.kill_all)
-        await asyncio.to_thread(replicas.add)
-        deployment = replicas.deployment
-        await asyncio.to_thread(deployment.issue_execution_identity)
-        await asyncio.to_thread(lambda: deployment.run("user", "create", "alice", "--profile", "regular-user").json())
-        issued = await asyncio.to_thread(
-            lambda: deployment.run("cert", "issue", "--user", "alice", "--out", folder / "alice").json()
-        )
-        await asyncio.to_thread(replicas.add)
-        own = deployment.identity("executions")
-        logs = stack.enter_context(capture_logs())
-        party = await stack.enter_async_context(
-            RelyingParty(
-                replicas.addresses,
-                ca_file=deployment.data_dir / "ca.pem",
+    with postgres.database() as url:
+        async with fleet(folder, database_url=url, replicas=2, servers=0) as running, AsyncExitStack() as stack:
+            first = running.first
+
+            def set_up() -> str:
+                first.issue_execution_identity()
+                first.run("user", "create", "alice", "--profile", "regular-user").json()
+                issued = first.run("cert", "issue", "--user", "alice", "--out", folder / "alice").json()
+                return f"certificates/{issued['id']}"
+
+            certificate = await asyncio.to_thread(set_up)
+            own = first.identity("executions")
+            logs = stack.enter_context(capture_logs())
+            addresses = [f"localhost:{replica.deployment.ports['mtls']}" for replica in running.replicas]
+            party = RelyingParty(
+                ",".join(addresses),
+                ca_file=first.data_dir / "ca.pem",
                 certificate=own / "cert.pem",
                 key=own / "key.pem",
                 options=Options(max_decisions=0),
             )
-        )
-        peer = Peer("", read_identity(folder / "alice").der, None)
-        made = Scene(replicas, party, peer, f"certificates/{issued['id']}", logs)
-        await made.ask()
-        yield made
+            peer = Peer("", read_identity(folder / "alice").der, None)
+            made = Scene(running, addresses, await stack.enter_async_context(party), peer, certificate, logs)
+            await made.ask()
+            yield made
 
 
 @dataclass
@@ -174,7 +173,7 @@ async def used_during(scene: Scene, happening: Callable[[], Awaitable[None]]) ->
                 used.issued.append(answer.certificate.name)
             await asyncio.sleep(0.01)
 
-    async with administrator(scene.replicas.deployment, scene.replicas.addresses) as client:
+    async with administrator(scene.fleet.first, ",".join(scene.addresses)) as client:
         before = await count_certificates(client)
         work = [asyncio.create_task(read(client)), asyncio.create_task(issue(client))]
         await asyncio.sleep(1)
@@ -194,7 +193,7 @@ async def count_certificates(client: HandclaspClient) -> int:
 
 async def revoke(scene: Scene) -> None:
     """And the next call is refused, by whichever replica it is decided."""
-    async with administrator(scene.replicas.deployment) as admin:
+    async with administrator(scene.fleet.first) as admin:
         await admin.certificates.RevokeCertificate(messages.RevokeCertificateRequest(name=scene.certificate))
     with pytest.raises(Unauthenticated):
         await scene.ask()
@@ -204,7 +203,7 @@ async def test_the_watched_one_is_killed(scene: Scene) -> None:
     killed = scene.watched
 
     async def kill() -> None:
-        scene.replicas.processes[killed].kill()
+        killed.kill()
 
     observed = await scene.observed_during(kill)
     print(f"kill -9: {observed}")
@@ -212,7 +211,7 @@ async def test_the_watched_one_is_killed(scene: Scene) -> None:
     assert observed.calls > 50
     assert observed.least_lease > 0
     assert scene.watched != killed
-    await asyncio.to_thread(scene.replicas.restart, killed)
+    await killed.start()
     await revoke(scene)
 
 
@@ -220,7 +219,7 @@ async def test_the_watched_one_is_frozen(scene: Scene) -> None:
     frozen = scene.watched
 
     async def freeze() -> None:
-        scene.replicas.processes[frozen].popen.send_signal(signal.SIGSTOP)
+        frozen.process.popen.send_signal(signal.SIGSTOP)
 
     observed = await scene.observed_during(freeze)
     print(f"SIGSTOP: {observed}")
@@ -228,15 +227,15 @@ async def test_the_watched_one_is_frozen(scene: Scene) -> None:
     assert observed.calls > 50
     assert observed.least_lease > 0
     assert scene.watched != frozen
-    scene.replicas.processes[frozen].popen.send_signal(signal.SIGCONT)
+    frozen.process.popen.send_signal(signal.SIGCONT)
     await revoke(scene)
 
 
 async def test_one_after_the_other_is_restarted(scene: Scene) -> None:
     async def restart() -> None:
-        for number, process in enumerate(scene.replicas.processes.copy()):
-            await asyncio.to_thread(process.stop)
-            await asyncio.to_thread(scene.replicas.restart, number)
+        for replica in scene.fleet.replicas:
+            await asyncio.to_thread(replica.process.stop)
+            await replica.start()
             await asyncio.sleep(1)
 
     observed = await scene.observed_during(restart)
@@ -253,7 +252,7 @@ async def test_one_after_the_other_is_restarted(scene: Scene) -> None:
 
 async def test_a_client_does_not_notice_that_one_is_killed(scene: Scene) -> None:
     async def kill() -> None:
-        scene.replicas.processes[1].kill()
+        scene.fleet.replicas[1].kill()
 
     used = await used_during(scene, kill)
     print(f"kill -9, a client: {used}")

@@ -473,4 +473,4 @@ async def test_an_outage_is_logged_once_and_not_each_second(shop: Shop) -> None:
         await until(lambda: shop.party.ready)
     events = [line["event"] for line in lines if line["event"].startswith(("watch", "lease", "knowledge"))]
     assert 1 <= events.count("watch_ended") <= 2
-    assert events[-2:] == ["lease_lost", "lease_held"]
+    assert events[-3:] == ["lease_lost", "watch_welcomed", "lease_held"]

@@ -27,10 +27,9 @@ from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.authentication import Authenticator
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from handclasp.errors import HandclaspError, Reason, Unavailable, invalid_field
-from handclasp.serving.clock import Clock as LeaseClock
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

@@ -12,10 +12,9 @@ from handclasp.certificate_service.watching.anchors import AnchorsFollower
 from handclasp.certificate_service.watching.answering import BarrierAnswers
 from handclasp.certificate_service.watching.barrier import Barrier
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
-from handclasp.serving.clock import Clock as LeaseClock
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,15 @@ import structlog
 
 from handclasp.certificate_service.domain.identifiers import user_name
 from handclasp.errors import Reason, ResourceExhausted
-from handclasp.serving.clock import Clock as LeaseClock
+from handclasp.serving.clock import Clock
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 CLOCK_RATE_BOUND = 0.01
 """By how much the clocks of service and relying party may differ in rate; the service waits that much longer."""
+
+LeaseClock: TypeAlias = Clock
+"""Seconds that go on while the machine is suspended, and heed nobody who sets the time of day."""
 
 HolderKey: TypeAlias = tuple[str, str]
 """The user's id, and the id that the relying party's process made: one user's processes are told apart, and nobody

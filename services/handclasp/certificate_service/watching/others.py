@@ -11,9 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import BARRIER
 from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
-from handclasp.certificate_service.watching.leases import Settled, waited
+from handclasp.certificate_service.watching.leases import LeaseClock, Settled, waited
 from handclasp.certificate_service.watching.replica import ReplicaLease
-from handclasp.serving.clock import Clock as LeaseClock
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -110,6 +109,8 @@ class OtherReplicas:
 
     async def _forget_if_over(self, one: Replica, now: float) -> None:
         """Deletes a row whose lease is over, and not only the renewal that was waited for."""
-        if self._seen[one.id, one.renewals] + waited(one.lease) <= now:
+        # Another barrier may have forgotten it, or seen it renewed, since this one looked.
+        seen = self._seen.get((one.id, one.renewals))
+        if seen is not None and seen + waited(one.lease) <= now:
             _LOG.warning("replica_gone", replica=one.id, watchers=one.watchers)
             await self._database.write(partial(forget_replica, replica=one))

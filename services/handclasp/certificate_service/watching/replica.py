@@ -18,8 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.replicas import add_replica, renew_replica
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
-from handclasp.serving.clock import Clock as LeaseClock
+from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 
 _LOG = structlog.stdlib.get_logger(__name__)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from handclasp.certificate_service.domain.changes import Effect
@@ -72,6 +74,33 @@ async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Databa
     await others.look()
     clock.now += LEASE + 0.1
     await asyncio.wait_for(others.settle(1), 10)
+
+
+async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
+    database: Database, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows that crashes left; while one barrier deletes the first, another deletes both, and a third one looks."""
+    clock = SettableLeaseClock()
+    for _ in range(2):
+        await lease_of(database, feed, clock, alone=True).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
+    await others.look()
+    clock.now += LEASE + 0.1
+    write = database.write
+    first = True
+
+    async def held_up(work: Callable[[Transaction], Awaitable[Any]]) -> Any:
+        nonlocal first
+        done = await write(work)
+        if first:
+            first = False
+            await others.settle(2)
+            await others.look()
+        return done
+
+    monkeypatch.setattr(database, "write", held_up)
+    await others.settle(1)
+    assert await rows(database) == []
 
 
 async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(database: Database, feed: ChangeFeed) -> None:
