@@ -92,7 +92,9 @@ class Scene:
     def executions(self) -> Running:
         """Starts the execution server."""
         deployment, name = self.deployment, "executions"
-        process = deployment.execution_server(variables={"HANDCLASP_EXECUTIONS_WORKERS": "2"})
+        # Each call is to ask.
+        variables = {"HANDCLASP_EXECUTIONS_WORKERS": "2", "HANDCLASP_EXECUTIONS_MAX_DECISIONS": "0"}
+        process = deployment.execution_server(variables=variables)
         ready = json.loads((deployment.folder / f"{name}-ready.json").read_text())
         return Running(process, ready, deployment.folder / f"{name}.log")
 
@@ -139,6 +141,28 @@ async def list_certificates(deployment: Deployment) -> None:
         await list_one(admin)
 
 
+async def failures_while(deployment: Deployment, happening: Callable[[], None]) -> list[HandclaspError]:
+    """What callers of the execution server see meanwhile."""
+    failures: list[HandclaspError] = []
+    over = asyncio.Event()
+
+    async def call() -> None:
+        async with client_of(deployment, deployment.folder / "alice") as client:
+            while not over.is_set():
+                try:
+                    await echo(client)
+                except HandclaspError as error:
+                    failures.append(error)
+                await asyncio.sleep(0.01)
+
+    callers = [asyncio.create_task(call()) for _ in range(8)]
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(happening)
+    over.set()
+    await asyncio.gather(*callers)
+    return failures
+
+
 def test_both_services_with_two_workers_each(scene: Scene) -> None:
     deployment = scene.deployment
     certificates = scene.certificates()
@@ -161,7 +185,8 @@ def test_both_services_with_two_workers_each(scene: Scene) -> None:
             # Each worker watches for itself, over a connection of its own.
             for number in (1, 2):
                 assert called(executions.log, number, "watch_welcomed")
-            certificates.kill_one()
+            failed = asyncio.run(failures_while(deployment, certificates.kill_one))
+            assert not failed, "a question whose answer was lost is asked again, of the other one"
             executions.kill_one()
             for _ in range(6):
                 asyncio.run(run_echo(deployment))

@@ -84,6 +84,7 @@ class FailoverChannel(grpc.aio.Channel):
         channels: one for each server; closed with this one.
         rotation: for as many.
         interceptors: around all attempts of a call.
+        rounds: seconds before all are tried again, each time, for a call that may be repeated.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class FailoverChannel(grpc.aio.Channel):
         channels: Sequence[grpc.aio.Channel],
         rotation: Rotation,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        *,
+        rounds: Sequence[float] = ROUNDS,
     ) -> None:
         self._channels = channels
-        self._failover = _Failover(channels, rotation)
+        self._failover = _Failover(channels, rotation, rounds)
         # Carries the interceptors, and never connects: `_Failover` makes all calls elsewhere.
         self._front = grpc.aio.insecure_channel("127.0.0.1:9", interceptors=[*interceptors, self._failover])
 
@@ -132,9 +135,10 @@ class FailoverChannel(grpc.aio.Channel):
 
 
 class _Failover(UnaryUnaryClientInterceptor):
-    def __init__(self, channels: Sequence[grpc.aio.Channel], rotation: Rotation) -> None:
+    def __init__(self, channels: Sequence[grpc.aio.Channel], rotation: Rotation, rounds: Sequence[float]) -> None:
         self._channels = channels
         self._rotation = rotation
+        self._rounds = rounds
         self.methods: dict[str, list[_Method]] = {}
         """By method, how to call it at each server."""
 
@@ -149,18 +153,19 @@ class _Failover(UnaryUnaryClientInterceptor):
         request = identified(request)
         repeatable = may_be_repeated(method, request)
         deadline = None if details.timeout is None else time.monotonic() + details.timeout
-        rounds = iter(ROUNDS)
+        rounds = iter(self._rounds)
+        hurried = repeatable and len(self._channels) > 1
         while True:
             order = self._rotation.order(self._channels)
             for index in order:
-                call = self.methods[method][index](
-                    request,
-                    timeout=_attempt(deadline, repeatable=repeatable),
-                    metadata=details.metadata,
-                    credentials=details.credentials,
-                    wait_for_ready=details.wait_for_ready,
-                )
                 try:
+                    call = self.methods[method][index](
+                        request,
+                        timeout=_attempt(deadline, hurried=hurried),
+                        metadata=details.metadata,
+                        credentials=details.credentials,
+                        wait_for_ready=details.wait_for_ready,
+                    )
                     await call
                 except (grpc.aio.AioRpcError, HandclaspError, asyncio.CancelledError) as error:
                     last = error
@@ -169,6 +174,9 @@ class _Failover(UnaryUnaryClientInterceptor):
                     self._rotation.failed(index)
                     if not (repeatable or _nothing_was_sent(error)) or _left(deadline) <= 0:
                         raise
+                except grpc.aio.UsageError:
+                    # The channel was closed before the attempt; a call that is under way then ends like this.
+                    last = asyncio.CancelledError()
                 else:
                     self._rotation.answered(index)
                     return call
@@ -193,13 +201,13 @@ def _text(method: str | bytes) -> str:
     return method.decode() if isinstance(method, bytes) else method
 
 
-def _attempt(deadline: float | None, *, repeatable: bool) -> float | None:
-    """How many seconds one attempt may take."""
+def _attempt(deadline: float | None, *, hurried: bool) -> float | None:
+    """How many seconds one attempt may take, with or without somebody else to go to."""
     if deadline is None:
-        return LONGEST_ATTEMPT if repeatable else None
+        return LONGEST_ATTEMPT if hurried else None
     # Half of what is left: the rest is for the others.
     left = _left(deadline)
-    return min(left / 2, LONGEST_ATTEMPT) if repeatable else left
+    return min(left / 2, LONGEST_ATTEMPT) if hurried else left
 
 
 def _left(deadline: float | None) -> float:

@@ -12,7 +12,7 @@ import grpc
 from handclasp.authorization.v1.authorization_service_pb2_grpc import AuthorizationServiceStub
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from handclasp.client.balancing import balancing_options
-from handclasp.client.failover import FailoverChannel, Rotation, any_ready
+from handclasp.client.failover import ROUNDS, FailoverChannel, Rotation, any_ready
 from handclasp.serving.tls import TlsIdentity
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -28,6 +28,10 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
+
+_SHORT_ROUNDS = (0.1, 0.3)
+"""Seconds before a question is repeated at the only address there is: behind it may be several processes, one of which
+has just ended."""
 
 
 class Link:
@@ -126,6 +130,6 @@ class Link:
 
     def _take(self, channels: list[grpc.aio.Channel]) -> None:
         self._channels = channels
-        questions = channels[0] if len(channels) == 1 else FailoverChannel(channels, self._rotation)
+        questions = FailoverChannel(channels, self._rotation, rounds=ROUNDS if self.size > 1 else _SHORT_ROUNDS)
         self.certificates = CertificateServiceStub(questions)
         self.authorization = AuthorizationServiceStub(channels[self._watched])

@@ -221,6 +221,22 @@ async def test_a_client_of_several_addresses(two: Two) -> None:
     assert any(address in unreachable.value.message for address in nobody)
 
 
+async def test_a_channel_that_is_closed_meanwhile_is_passed_over(two: Two) -> None:
+    credentials = grpc.ssl_channel_credentials(two.one.root.pem.encode())
+    channels = [grpc.aio.secure_channel(address, credentials) for address in (two.silent, two.one.tls)]
+    async with FailoverChannel(channels, Rotation(2, spread=False)) as channel:
+        stub = CertificateServiceStub(channel)
+        call = asyncio.ensure_future(stub.GetTrustBundle(BUNDLE, timeout=20))
+        await asyncio.sleep(0.2)
+        await channels[0].close()
+        async with asyncio.timeout(2):
+            await call
+        await stub.GetTrustBundle(BUNDLE, timeout=20)
+        await channels[1].close()
+        with pytest.raises(asyncio.CancelledError):
+            await stub.GetTrustBundle(BUNDLE, timeout=1)
+
+
 async def test_who_leaves_ends_the_attempt_and_begins_no_other(two: Two) -> None:
     stub = two.stub(two.silent, two.one.tls)
     call = asyncio.ensure_future(stub.GetTrustBundle(BUNDLE, timeout=20))
