@@ -263,9 +263,11 @@ class Deployment:
             *("--tls-port", str(self.ports["tls"]), "--mtls-port", str(self.ports["mtls"]), "--health-port", "0"),
             folder=self.folder,
             variables=environment(
-                HANDCLASP_CERTIFICATES_LOG__FILE=self.folder / "certificates.log",
-                HANDCLASP_CERTIFICATES_DATABASE_URL=self.database_url,
-                **(variables or {}),
+                **{
+                    "HANDCLASP_CERTIFICATES_LOG__FILE": self.folder / "certificates.log",
+                    "HANDCLASP_CERTIFICATES_DATABASE_URL": self.database_url,
+                    **(variables or {}),
+                }
             ),
         )
         process.wait_for(ready_file)

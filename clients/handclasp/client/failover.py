@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from grpc.aio import ClientCallDetails, UnaryUnaryCall, UnaryUnaryClientInterceptor
 
-from handclasp.client.repeatable import identified, may_be_repeated
-from handclasp.client.retries import NOTHING_WAS_SENT
+from handclasp.client.repeatable import identified, is_read, may_be_repeated
+from handclasp.client.retries import may_have_been_done, with_doubt
 from handclasp.errors import DeadlineExceeded, HandclaspError, Unavailable
 
 SHUNNED_SECONDS = 5.0
@@ -154,6 +154,7 @@ class _Failover(UnaryUnaryClientInterceptor):
         repeatable = may_be_repeated(method, request)
         deadline = None if details.timeout is None else time.monotonic() + details.timeout
         rounds = iter(self._rounds)
+        lost = _Lost(counts=not is_read(method))
         hurried = repeatable and len(self._channels) > 1
         while True:
             order = self._rotation.order(self._channels)
@@ -168,12 +169,12 @@ class _Failover(UnaryUnaryClientInterceptor):
                     )
                     await call
                 except (grpc.aio.AioRpcError, HandclaspError, asyncio.CancelledError) as error:
-                    last = error
+                    last = lost.heed(error)
                     if not _is_lost(error):
-                        raise
+                        raise last from error
                     self._rotation.failed(index)
                     if not (repeatable or _nothing_was_sent(error)) or _left(deadline) <= 0:
-                        raise
+                        raise last from error
                 except grpc.aio.UsageError:
                     # The channel was closed before the attempt; a call that is under way then ends like this.
                     last = asyncio.CancelledError()
@@ -226,4 +227,25 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _nothing_was_sent(error: BaseException) -> bool:
-    return isinstance(error, HandclaspError) and error.reason in NOTHING_WAS_SENT
+    return isinstance(error, HandclaspError) and not may_have_been_done(error)
+
+
+class _Lost:
+    """Remembers the first attempt whose answer was lost: what comes after it must not sound as if nothing was done.
+
+    Args:
+        counts: whether it matters.
+    """
+
+    def __init__(self, *, counts: bool) -> None:
+        self._counts = counts
+        self._first: HandclaspError | None = None
+
+    def heed(self, error: BaseException) -> BaseException:
+        """What to raise for that error, if it is to be the last."""
+        if not self._counts or not isinstance(error, HandclaspError):
+            return error
+        said = with_doubt(error, self._first)
+        if self._first is None and may_have_been_done(error):
+            self._first = error
+        return said

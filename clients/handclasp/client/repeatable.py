@@ -25,7 +25,12 @@ def may_be_repeated(method: str, request: Any) -> bool:
     Args:
         method: `/package.Service/Method`.
     """
-    return method.rpartition("/")[2].startswith(_READING) or bool(getattr(request, _ID, ""))
+    return is_read(method) or bool(getattr(request, _ID, ""))
+
+
+def is_read(method: str) -> bool:
+    """Whether a call only reads."""
+    return method.rpartition("/")[2].startswith(_READING)
 
 
 def identified(request: Request) -> Request:

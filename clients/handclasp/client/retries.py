@@ -31,7 +31,7 @@ async def repeat_if_lost(call: Callable[[], Awaitable[Answer]], delays: tuple[fl
         except HandclaspError as error:
             may_come = isinstance(error, Unavailable) and (lost is not None or may_have_been_done(error))
             if not may_come or delay is None:
-                raise _with_doubt(error, lost) from error
+                raise with_doubt(error, lost) from error
             if lost is None and isinstance(error, Unavailable):
                 lost = error
             asked = 0.0 if error.retry_after is None else error.retry_after.total_seconds()
@@ -46,7 +46,8 @@ def may_have_been_done(error: HandclaspError) -> bool:
     return isinstance(error, DeadlineExceeded | Internal)
 
 
-def _with_doubt(error: HandclaspError, lost: Unavailable | None) -> HandclaspError:
+def with_doubt(error: HandclaspError, lost: HandclaspError | None) -> HandclaspError:
+    """What to raise for an error, if an attempt before it was lost and may have been carried out."""
     if lost is None or may_have_been_done(error):
         return error
-    return Unavailable(lost.reason, f"{lost.message}; trying again: {error}", metadata=error.metadata)
+    return type(lost)(lost.reason, f"{lost.message}; trying again: {error}", metadata=error.metadata)

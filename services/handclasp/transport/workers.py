@@ -126,13 +126,13 @@ class Workers:
             if not self._begun:
                 self._failed.set()
                 return
-            delay = FIRST_DELAY if time.monotonic() - began >= STEADY else min(2 * delay, LAST_DELAY)
+            if time.monotonic() - began >= STEADY:
+                delay = FIRST_DELAY
             _LOG.error("worker_ended", ended=number, status=_described(status), retry_in=delay)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stop.wait()
-            except TimeoutError:
-                continue
+            delay = min(2 * delay, LAST_DELAY)
 
     def _is_over(self) -> bool:
         return self._stop.requested

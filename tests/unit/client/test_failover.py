@@ -213,6 +213,12 @@ async def test_a_client_of_several_addresses(two: Two) -> None:
         # Nothing was sent to where nobody is, so whatever it is goes on.
         for _ in range(4):
             await client.certificates.RevokeCertificate(messages.RevokeCertificateRequest(name="certificates/c0"))
+    # One whose answer was lost may have been carried out, whatever the others say after it.
+    async with HandclaspClient(tls=tls, certificates=f"{two.one.tls},{free_address()}", timeout=3) as client:
+        two.one.refuse["IssueCertificate"] = [grpc.StatusCode.UNAVAILABLE] * 20
+        with pytest.raises(Unavailable) as doubtful:
+            await client.certificates.IssueCertificate(messages.IssueCertificateRequest(user="users/alice"))
+    assert doubtful.value.reason == Reason.CONNECTION_LOST
     nobody = (free_address(), free_address())
     async with HandclaspClient(tls=tls, certificates=",".join(nobody)) as client:
         with pytest.raises(Unavailable) as unreachable:

@@ -61,7 +61,7 @@ async def test_all_are_told_the_same_secret_and_who_ends_is_started_again(tmp_pa
     assert sorted(number for number, _ in told(tmp_path)) == [1, 1, 2]
     assert len({secret for _, secret in told(tmp_path)}) == 1
     (ended,) = (entry for entry in logs if entry["event"] == "worker_ended")
-    assert (ended["ended"], ended["status"], ended["retry_in"]) == (1, "killed by SIGKILL", 0.1)
+    assert (ended["ended"], ended["status"], ended["retry_in"]) == (1, "killed by SIGKILL", 0.05)
     assert not workers.process_ids
 
 
