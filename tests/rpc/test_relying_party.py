@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -175,6 +176,18 @@ async def test_the_certificates_own_end_ends_a_yes(tmp_path: Path) -> None:
         wall[0] += 86400 * 30_000
         error = await refusal(shop.unary())
         assert (type(error), error.reason) == (Unauthenticated, "CERTIFICATE_NOT_ACCEPTED")
+
+
+async def test_it_ends_by_the_clock_of_the_certificate_service(tmp_path: Path) -> None:
+    options = Options(wall_clock=lambda: time.time() - 3600, renew_identity=False)
+    async with running_shop(tmp_path, options=options) as shop:
+        shop.service.lifetime = timedelta(seconds=1)
+        await shop.unary()
+        await shop.unary()
+        assert shop.asked == 1
+        await asyncio.sleep(1.1)
+        await shop.unary()
+        assert shop.asked == 2, "the service is to say that it has expired"
 
 
 async def test_pings_have_numbers_of_their_own_on_every_stream(shop: Shop) -> None:
