@@ -121,7 +121,7 @@ class Authorizer:
             for index, answer in zip(missing, answers, strict=True):
                 seen = answer
                 try:
-                    yes = judged(answer.decision, permission, resources[index])
+                    yes = judged(answer.decision, permission, resources[index], asked=answer.asked)
                 except PermissionDenied:
                     nos.add(index)
                 else:
@@ -139,7 +139,7 @@ class Authorizer:
             revision = self._knowledge.revision
             answer = await self._questions.ask(subject, peer, permission, resource)
             try:
-                yes = judged(answer.decision, permission, resource)
+                yes = judged(answer.decision, permission, resource, asked=answer.asked)
             except HandclaspError:
                 if answer.decision.revision < revision and attempt < ATTEMPTS - 1:
                     # Of a question that somebody else asked before what is applied now; it may have been given since.

@@ -158,7 +158,7 @@ class RelyingParty:
             knowledge, options.lease_clock, options.wall_clock, self.counters, grace=options.lease_grace
         )
         stack.push_async_callback(calls.close)
-        questions = Questions(link, knowledge, self.counters, timeout=options.decision_timeout)
+        questions = Questions(link, knowledge, options.wall_clock, self.counters, timeout=options.decision_timeout)
         stack.push_async_callback(questions.close)
         self.authorizer = Authorizer(
             knowledge,
