@@ -79,7 +79,7 @@ def _remember(decisions: Decisions, count: int, sharing: int) -> None:
             decision = decision_pb2.Decision.FromString(
                 _decision(f"users/user-{peer:06}", certificate, f"integrations/integration-{number}")
             )
-            yes = judged(decision, EXECUTE_INTEGRATIONS, decision.resource)
+            yes = judged(decision, EXECUTE_INTEGRATIONS, decision.resource, asked=wall_clock())
             decisions.keep(Subject(fingerprint, EXECUTE_INTEGRATIONS, decision.resource, None), yes)
 
 

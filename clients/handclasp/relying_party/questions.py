@@ -15,13 +15,13 @@ import grpc
 
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
-from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import Subject
 from handclasp.relying_party.faults import nonsense, not_asked, unanswered
 from handclasp.relying_party.judging import Permission
 from handclasp.relying_party.knowledge import Knowledge
 from handclasp.relying_party.link import Link
+from handclasp.serving.clock import Clock
 from handclasp.serving.peer import Peer
 
 CHUNK = 100
