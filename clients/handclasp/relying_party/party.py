@@ -119,6 +119,16 @@ class RelyingParty:
         return self._knowledge.lease_runs()
 
     @property
+    def lease(self) -> float:
+        """How long leases mostly are, in seconds, as the certificate service said. 0 before it has."""
+        return self._watch.lease
+
+    @property
+    def watched(self) -> str:
+        """`host:port` of the certificate service at which the watch is open, or is opened next."""
+        return self._link.watched
+
+    @property
     def remembered(self) -> int:
         """How many decisions are remembered."""
         return len(self._decisions)
@@ -149,11 +159,11 @@ class RelyingParty:
         options = self._options
         identity = await asyncio.to_thread(self._files.read)
         ca_pem = compose_roots([await asyncio.to_thread(self._ca_file.read_bytes)])
-        link = Link(split_addresses(self._addresses), ca_pem, identity)
+        link = self._link = Link(split_addresses(self._addresses), ca_pem, identity)
         stack.push_async_callback(link.close)
         knowledge = self._knowledge = Knowledge(options.lease_clock, max_names=options.max_names)
         decisions = self._decisions = Decisions(knowledge, options.wall_clock, size=options.max_decisions)
-        watch = Watch(link, knowledge, decisions)
+        watch = self._watch = Watch(link, knowledge, decisions)
         calls = self._calls = CallsInProgress(
             knowledge, options.lease_clock, options.wall_clock, self.counters, grace=options.lease_grace
         )
