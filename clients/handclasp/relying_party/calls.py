@@ -32,6 +32,7 @@ MAX_PERMITS = 1_000
 beyond this, the oldest are no longer asked about anew. It still ends with its certificate and its user."""
 
 _ASK_AGAIN = 0.5  # seconds
+_WITHDRAWN = "taken away while the call ran: "
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -177,7 +178,7 @@ class CallsInProgress:
                 "call_aborted",
                 method=call.method,
                 reason=error.reason,
-                why=error.message.partition(";")[0],
+                why=error.message.removeprefix(_WITHDRAWN).partition(";")[0],
                 user=call.user,
                 fingerprint=call.peer.fingerprint,
                 **error.metadata,
@@ -228,7 +229,7 @@ class CallsInProgress:
 def _withdrawn(why: str, metadata: dict[str, str] | None = None) -> PermissionDenied:
     return PermissionDenied(
         Reason.AUTHORIZATION_WITHDRAWN,
-        f"taken away while the call ran: {why}; part of it may have been carried out",
+        f"{_WITHDRAWN}{why}; part of it may have been carried out",
         metadata=metadata,
     )
 

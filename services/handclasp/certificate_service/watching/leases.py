@@ -67,13 +67,14 @@ class Leases:
 
     Args:
         clock: of leases.
-        maximum: how many processes may hold leases at once.
+        maximum: how many processes may hold leases at once, and how many streams may be open.
     """
 
     def __init__(self, clock: LeaseClock, *, maximum: int) -> None:
         self._clock = clock
         self._maximum = maximum
         self._holders: dict[HolderKey, Holder] = {}
+        self._streams = 0
         self._numbers = itertools.count()
 
     def enter(self, key: HolderKey) -> Holder:
@@ -83,21 +84,23 @@ class Leases:
             ResourceExhausted: TOO_MANY_WATCHERS.
         """
         holder = self._holders.get(key)
+        if holder is None and len(self._holders) >= self._maximum:
+            self._forget_those_who_left()
+        if self._streams >= self._maximum or (holder is None and len(self._holders) >= self._maximum):
+            raise ResourceExhausted(
+                Reason.TOO_MANY_WATCHERS,
+                f"{self._maximum} relying parties watch already; stop some, or raise the setting maximum_watchers",
+            )
         if holder is None:
-            if len(self._holders) >= self._maximum:
-                self._forget_those_who_left()
-            if len(self._holders) >= self._maximum:
-                raise ResourceExhausted(
-                    Reason.TOO_MANY_WATCHERS,
-                    f"{self._maximum} relying parties watch already; stop some, or raise the setting maximum_watchers",
-                )
             holder = self._holders[key] = Holder(key)
         holder.streams += 1
+        self._streams += 1
         return holder
 
     def leave(self, holder: Holder) -> None:
         """A stream of that process ends. Its lease runs on (rule 11)."""
         holder.streams -= 1
+        self._streams -= 1
 
     def grant(self, holder: Holder, received: float, seconds: float) -> None:
         """Records a lease before it is granted; it counts from when the ping was received (rule 1)."""

@@ -81,6 +81,16 @@ async def test_the_service_waits_longer_than_the_clocks_can_differ(clock: Settab
         assert await settling == Settled(ended=1)
 
 
+def test_streams_are_limited_too(leases: Leases) -> None:
+    """Each takes one of the calls that may run at once, whoever's process it is."""
+    entered = [leases.enter(("rp", "p")) for _ in range(3)]
+    for key in (("rp", "p"), ("rp", "another")):
+        with pytest.raises(ResourceExhausted):
+            leases.enter(key)
+    leases.leave(entered[0])
+    assert leases.enter(("rp", "another")).streams == 1
+
+
 async def test_later_renewals_do_not_prolong_it(leases: Leases, clock: SettableLeaseClock) -> None:
     """Rule 10."""
     entered = holder(leases, clock)
