@@ -288,12 +288,14 @@ class Deployment:
         name: str = "executions",
         *,
         service_port: int | None = None,
+        services: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Process:
         """Starts an execution server and waits for it. Under the same name it comes back on the same port.
 
         Args:
             service_port: where it reaches the certificate service, if not directly.
+            services: several of them, as the command takes it.
             variables: settings, by variable.
         """
         port = self.ports.setdefault(name, free_port())
@@ -302,7 +304,12 @@ class Deployment:
         identity = self.identity(name)
         process = Process(
             name,
-            *("serve", "executions", "--certificate-service", f"localhost:{service_port or self.ports['mtls']}"),
+            *(
+                "serve",
+                "executions",
+                "--certificate-service",
+                services or f"localhost:{service_port or self.ports['mtls']}",
+            ),
             *("--ca", self.data_dir / "ca.pem", "--cert", identity / "cert.pem", "--key", identity / "key.pem"),
             *("--port", str(port), "--health-port", "0", "--ready-file", ready_file),
             folder=self.folder,

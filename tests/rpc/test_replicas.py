@@ -75,7 +75,9 @@ async def test_who_watches_one_learns_what_is_changed_at_the_other(both: Both) -
     async with watching_from_now(second) as watcher:
         await watcher.lease()
         revoking = asyncio.create_task(revoke(first, identity.name))
-        assert "WITHDRAWN" in await next_effects(watcher, identity.name)
+        # That it was given may come first, if the other had not heard of that yet.
+        while "WITHDRAWN" not in await next_effects(watcher, identity.name):
+            pass
         await asyncio.sleep(0.05)
         assert not revoking.done(), "it waits for those who watch the other, too"
         await watcher.acknowledge()

@@ -9,7 +9,7 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata, UnaryUnaryCall, UnaryUnaryClientInterceptor
 
 from handclasp.client.credentials import TlsMaterial
-from handclasp.client.refusals import explain_unavailable, explain_unimplemented
+from handclasp.client.refusals import connection_lost, explain_unavailable, explain_unimplemented
 from handclasp.errors.status import DETAILS_KEY, from_rpc_error
 
 Request = TypeVar("Request")
@@ -36,6 +36,9 @@ class TypedErrors(UnaryUnaryClientInterceptor):
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and not _from_the_service(error):
                 raise explain_unavailable(error.details() or "", self._address, self._tls) from error
+            if error.code() is grpc.StatusCode.CANCELLED and not _from_the_service(error):
+                # Of a call that reached a server while it stopped; whoever cancels a call gets no status.
+                raise connection_lost(self._address) from error
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and not _from_the_service(error):
                 raise explain_unimplemented(client_call_details.method, self._address) from error
             raise from_rpc_error(error) from error

@@ -44,7 +44,7 @@ def open_channel(
     Args:
         addresses: `host:port`; or several with commas in between, at each of which the same is served. If one does not
             answer, calls go to another one: those that only read or have a `request_id` in any case, others if nothing
-            was sent. Each server's certificate must have the name by which it is called.
+            was done. Each server's certificate must have the name by which it is called.
         tls: what to check the servers with, and what to present.
         basic: sent with every call.
         timeout: seconds until a call that brings no timeout of its own is given up; None for never.

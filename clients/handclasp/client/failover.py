@@ -77,7 +77,7 @@ class Rotation:
 
 class FailoverChannel(grpc.aio.Channel):
     """A channel over channels. Calls with one request and one response go to another server if one does not answer:
-    those that may be repeated always, others if nothing was sent. Requests that can have a `request_id` are given one,
+    those that may be repeated always, others if nothing was done. Requests that can have a `request_id` are given one,
     so that they may be repeated. Streams go to the first.
 
     Args:
@@ -173,7 +173,7 @@ class _Failover(UnaryUnaryClientInterceptor):
                     if not _is_lost(error):
                         raise last from error
                     self._rotation.failed(index)
-                    if not (repeatable or _nothing_was_sent(error)) or _left(deadline) <= 0:
+                    if not (repeatable or _nothing_was_done(error)) or _left(deadline) <= 0:
                         raise last from error
                 except grpc.aio.UsageError:
                     # The channel was closed before the attempt; a call that is under way then ends like this.
@@ -226,7 +226,7 @@ def _is_lost(error: BaseException) -> bool:
     return isinstance(error, Unavailable | DeadlineExceeded)
 
 
-def _nothing_was_sent(error: BaseException) -> bool:
+def _nothing_was_done(error: BaseException) -> bool:
     return isinstance(error, HandclaspError) and not may_have_been_done(error)
 
 

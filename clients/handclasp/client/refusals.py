@@ -53,11 +53,7 @@ def explain_unavailable(details: str, address: str, tls: TlsMaterial) -> Handcla
             "issued with this one",
         )
     if not any(text in details for text in _NEVER_CONNECTED):
-        return Unavailable(
-            Reason.CONNECTION_LOST,
-            f"the connection to {address} broke during the call, which may or may not have been carried out; look "
-            "before you repeat it",
-        )
+        return connection_lost(address)
     if any(text in details for text in _NOT_OUR_PROTOCOL):
         return _unreachable(address, "does not speak gRPC over TLS", "check the port")
     if "Handshake read failed" in details:
@@ -74,6 +70,15 @@ def explain_unavailable(details: str, address: str, tls: TlsMaterial) -> Handcla
         return _unreachable(address, "has a host name that cannot be resolved", "check its spelling, and DNS")
     cause = details.rpartition("last error: ")[2]
     return _unreachable(address, f"cannot be reached ({cause})", "check the address, the network and any firewall")
+
+
+def connection_lost(address: str) -> Unavailable:
+    """What to say of a call that was sent, and not answered."""
+    return Unavailable(
+        Reason.CONNECTION_LOST,
+        f"the connection to {address} broke during the call, which may or may not have been carried out; look "
+        "before you repeat it",
+    )
 
 
 def explain_unimplemented(method: str | bytes, address: str) -> Unimplemented:

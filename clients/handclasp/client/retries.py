@@ -10,7 +10,7 @@ from handclasp.errors import DeadlineExceeded, HandclaspError, Internal, Reason,
 
 Answer = TypeVar("Answer")
 
-NOTHING_WAS_SENT = (Reason.SERVER_UNREACHABLE, Reason.HANDSHAKE_REFUSED)
+NOTHING_WAS_DONE = (Reason.SERVER_UNREACHABLE, Reason.HANDSHAKE_REFUSED, Reason.SERVER_STOPPING)
 DELAYS = (0.3, 1.0, 2.0, 4.0)  # seconds before the second to fifth attempt
 
 
@@ -25,14 +25,15 @@ async def repeat_if_lost(call: Callable[[], Awaitable[Answer]], delays: tuple[fl
             `may_have_been_done` is true, however sure a later attempt failed.
     """
     lost: Unavailable | None = None
+    was_there = False
     for delay in (*delays, None):
         try:
             return await call()
         except HandclaspError as error:
-            may_come = isinstance(error, Unavailable) and (lost is not None or may_have_been_done(error))
-            if not may_come or delay is None:
+            was_there |= may_have_been_done(error) or error.reason == Reason.SERVER_STOPPING
+            if not (was_there and isinstance(error, Unavailable)) or delay is None:
                 raise with_doubt(error, lost) from error
-            if lost is None and isinstance(error, Unavailable):
+            if lost is None and may_have_been_done(error):
                 lost = error
             asked = 0.0 if error.retry_after is None else error.retry_after.total_seconds()
         await asyncio.sleep(max(delay, asked))
@@ -42,7 +43,7 @@ async def repeat_if_lost(call: Callable[[], Awaitable[Answer]], delays: tuple[fl
 def may_have_been_done(error: HandclaspError) -> bool:
     """Whether the call may have been carried out although it failed with this."""
     if isinstance(error, Unavailable):
-        return error.reason not in NOTHING_WAS_SENT
+        return error.reason not in NOTHING_WAS_DONE
     return isinstance(error, DeadlineExceeded | Internal)
 
 

@@ -19,7 +19,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc.aio import AbortError
 
-from handclasp.errors import HandclaspError, Internal, InvalidArgument, Reason, Unimplemented
+from handclasp.errors import HandclaspError, Internal, InvalidArgument, Reason, Unavailable, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.call import Call, Context
 from handclasp.serving.peer import Peer, read_peer
@@ -92,6 +92,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._translate = translate
         self._max_request_length = max_request_length
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        self._stopping = False
+
+    def refuse_all(self) -> None:
+        """Has every call that comes from now on be refused with SERVER_STOPPING, which says that nothing was done.
+
+        gRPC drops calls without a word that reach a server in the moment in which it stops.
+        """
+        self._stopping = True
 
     async def intercept_service(
         self,
@@ -137,6 +145,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             call = Call(method, read_peer(context), context)
             _current.set(call)
+            self._refuse_if_stopping()
             call.caller = await self._admit(method, call.peer)
             return await respond(request, context)
         except AbortError:
@@ -160,6 +169,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         _log_refusal(method, refusal, call, cause)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            raise Unavailable(
+                Reason.SERVER_STOPPING,
+                "this server is being stopped, and did nothing; call another one, or this one again in a moment",
+            )
 
     def _preparation(self, method: str, handler: Handler) -> Callable[[Any], Awaitable[Any]] | None:
         """What becomes of a request before the handler gets it; None for nothing."""

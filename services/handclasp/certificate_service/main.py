@@ -170,7 +170,14 @@ async def _serve(
             }
             write_ready_file(settings.ready_file, content)
             stack.callback(settings.ready_file.unlink, missing_ok=True)
-        await run_until_stopped(servers, healths, stop, grace=settings.grace, stopping=service.watching.stop)
+        await run_until_stopped(
+            servers,
+            healths,
+            stop,
+            grace=settings.grace,
+            refuse_all=interceptor.refuse_all,
+            stopping=service.watching.stop,
+        )
 
 
 def _add_services(server: grpc.aio.Server, service: Service) -> None:

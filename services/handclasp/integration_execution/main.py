@@ -63,7 +63,8 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         async def missing() -> str | None:
             return None if relying_party.ready else "a lease of the certificate service"
 
-        server = make_server(CallInterceptor(_admit), settings.limits, shared_ports=worker is not None)
+        interceptor = CallInterceptor(_admit)
+        server = make_server(interceptor, settings.limits, shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)
         service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner(), page_tokens)
         add_IntegrationServiceServicer_to_server(service, server)
@@ -80,7 +81,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
             write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)
         _LOG.info("serving", host=settings.host, port=port, health_port=http.port, integrations=registry.names)
-        await run_until_stopped([server], [health], stop, grace=settings.grace)
+        await run_until_stopped([server], [health], stop, grace=settings.grace, refuse_all=interceptor.refuse_all)
 
 
 async def _admit(method: str, peer: Peer) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import structlog
@@ -14,6 +14,9 @@ from grpc_health.v1.health import aio as health_aio
 
 PARENT_PIPE_VARIABLE = "HANDCLASP_PARENT_PIPE"
 """Names the descriptor of a pipe that a parent process holds open: when that one ends, so does this."""
+
+_REFUSING = 0.5
+"""Seconds: long enough for whoever calls all the time to learn of it, and go elsewhere."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -93,14 +96,17 @@ async def run_until_stopped(
     stop: StopRequests,
     *,
     grace: float,
+    refuse_all: Callable[[], None] = lambda: None,
     stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Waits for a request to stop, and then stops servers that were started before.
 
-    Health says NOT_SERVING first, so that clients go elsewhere; then no new calls are taken and running ones have
-    `grace` seconds to end. What is left gets UNAVAILABLE. If this is cancelled, the servers are stopped at once.
+    Health says NOT_SERVING first, and for half a second new calls are refused as not carried out, so that clients go
+    elsewhere; then none are taken, and running ones have `grace` seconds to end. What is left gets UNAVAILABLE. If
+    this is cancelled, the servers are stopped at once.
 
     Args:
+        refuse_all: has new calls be refused.
         stopping: called when no new calls are taken any more; has those end that would never end by themselves.
     """
     try:
@@ -108,6 +114,9 @@ async def run_until_stopped(
         _LOG.info("stopping", grace=grace)
         for health in healths:
             await health.enter_graceful_shutdown()
+        refuse_all()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait_at_once(), _REFUSING)
         await _stop_gracefully(servers, stop, grace, stopping)
     finally:
         # Without grace: for whoever was impatient, and for a cancelled caller. Harmless if all is stopped.

@@ -90,6 +90,14 @@ async def test_what_is_not_lost_is_not_repeated() -> None:
         assert len(calls) == 3
         assert doubt.value.reason == Reason.CONNECTION_LOST
         assert str(last) in doubt.value.message
+    # One that says that it is being stopped was there, and did nothing: it is waited for, and nothing is in doubt.
+    stopping = Unavailable(Reason.SERVER_STOPPING, "is being stopped")
+    calls.clear()
+    waiting = [stopping, unreachable, unreachable]
+    with pytest.raises(Unavailable) as sure:
+        await repeat_if_lost(refused, (0.0, 0.0))
+    assert len(calls) == 3
+    assert sure.value is unreachable
 
 
 @pytest.mark.parametrize(("curve", "curve_type"), [("p256", ec.SECP256R1), ("p384", ec.SECP384R1)])

@@ -237,6 +237,27 @@ async def test_a_connection_that_breaks_during_the_call_may_have_been_carried_ou
     assert "may or may not have been carried out" in error.message
 
 
+async def test_a_call_that_a_server_drops_without_a_word_may_have_been_carried_out() -> None:
+    """As it happens to one that arrives while the server stops."""
+    root = OutsideCA()
+
+    async def drop(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        context.set_code(grpc.StatusCode.CANCELLED)
+        return b""
+
+    name = "handclasp.certificates.v1.CertificateService"
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "GetTrustBundle": grpc.unary_unary_rpc_method_handler(drop)
+    }
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
+    port = server.add_secure_port("127.0.0.1:0", one_way_tls(server_certificate(root)))
+    await server.start()
+    error = await refusal(f"127.0.0.1:{port}", TlsMaterial(root.pem.encode()))
+    await server.stop(None)
+    assert (type(error), error.reason) == (Unavailable, Reason.CONNECTION_LOST)
+
+
 async def test_errors_of_the_service_come_back_as_the_same_type(small: Small) -> None:
     sent: list[HandclaspError | grpc.StatusCode] = [
         NotFound(Reason.CERTIFICATE_NOT_FOUND, "no certificate x"),
