@@ -24,7 +24,7 @@ unexport PIP_REQUIREMENT PIP_DRY_RUN PIP_PYTHON PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test campaign fuzz lint protos lock bench bench-full bench-workers tools clean
+.PHONY: help install dev demo test campaign fuzz lint protos lock bench bench-full bench-workers bench-replicas tools clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-full: dev ## The same, with a million certificates stored
 
 bench-workers: dev ## Measure two workers of the certificate service beside one, on PostgreSQL
 	@$(BIN)/python -m tests.benchmarks --workers
+
+bench-replicas: dev ## Measure three certificate services on one PostgreSQL
+	@$(BIN)/python -m tests.benchmarks --replicas
 
 install: $(VENV)/.runtime ## Make .venv with what running needs
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import workers
+from tests.benchmarks import replicas, workers
 from tests.benchmarks.barrier_report import make_barrier_table
 from tests.benchmarks.measuring import FULL_SIZES, SIZES, Result, measure
 from tests.benchmarks.processes import CallFailedError
@@ -29,11 +29,15 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="also with a million certificates on file")
     parser.add_argument("--postgresql", action="store_true", help="on PostgreSQL instead of SQLite")
     parser.add_argument("--workers", action="store_true", help="instead: two workers beside one, on PostgreSQL")
+    parser.add_argument("--replicas", action="store_true", help="instead: three services on one PostgreSQL")
     chosen = parser.parse_args()
     sizes = FULL_SIZES if chosen.full else SIZES
     try:
         if chosen.workers:
             workers.main(_progress())
+            return 0
+        if chosen.replicas:
+            replicas.main(_progress())
             return 0
         with tempfile.TemporaryDirectory(prefix="handclasp-bench-") as folder, _database(chosen.postgresql) as url:
             result = asyncio.run(measure(Path(folder), sizes, _progress(), database_url=url))

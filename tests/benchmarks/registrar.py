@@ -11,7 +11,7 @@ from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.client.client import HandclaspClient
 from handclasp.client.credentials import TlsMaterial
 from handclasp.client.csr import make_key_and_request
-from handclasp.client.in_force import Barrier, in_force
+from handclasp.client.in_force import BarrierReport, in_force
 from handclasp.client.names import USERS, resource_name
 from tests.benchmarks.processes import CallFailedError
 from tests.benchmarks.workload import Cast, Identity
@@ -62,7 +62,7 @@ class Registrar:
             issued += await asyncio.gather(*(self.issue() for _ in range(some)))
         return issued
 
-    async def revoke(self, certificate: Issued) -> Barrier:
+    async def revoke(self, certificate: Issued) -> BarrierReport:
         """Returns when the call does.
 
         Raises:

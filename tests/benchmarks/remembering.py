@@ -13,10 +13,10 @@ import psutil
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.certificate_service.domain.identifiers import new_id
 from handclasp.relying_party import EXECUTE_INTEGRATIONS
-from handclasp.relying_party.clock import lease_clock, wall_clock
 from handclasp.relying_party.decisions import MAX_DECISIONS, Decisions, Subject
 from handclasp.relying_party.judging import judged
 from handclasp.relying_party.knowledge import Knowledge, Position
+from handclasp.serving.clock import lease_clock, wall_clock
 from tests.benchmarks.processes import answer, process
 
 DECISIONS = MAX_DECISIONS
@@ -79,7 +79,7 @@ def _remember(decisions: Decisions, count: int, sharing: int) -> None:
             decision = decision_pb2.Decision.FromString(
                 _decision(f"users/user-{peer:06}", certificate, f"integrations/integration-{number}")
             )
-            yes = judged(decision, EXECUTE_INTEGRATIONS, decision.resource)
+            yes = judged(decision, EXECUTE_INTEGRATIONS, decision.resource, asked=wall_clock())
             decisions.keep(Subject(fingerprint, EXECUTE_INTEGRATIONS, decision.resource, None), yes)
 
 

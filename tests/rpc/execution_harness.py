@@ -164,7 +164,8 @@ class ScriptedCertificateService(CertificateServiceServicer):
         granted = self.granted.get(request.peer_certificate)
         if reason == ALLOWED and granted is not None and resource not in granted:
             reason = decision_pb2.DECISION_REASON_RESOURCE_NOT_GRANTED
-        now = Timestamp(seconds=int(datetime(2030, 1, 1).timestamp()))  # noqa: DTZ001 any moment will do
+        now = Timestamp()
+        now.FromDatetime(datetime.now(UTC))
         decision = decision_pb2.Decision(
             name="decisions/d1",
             allowed=reason == ALLOWED,
@@ -181,7 +182,8 @@ class ScriptedCertificateService(CertificateServiceServicer):
             decision.rests_on.extend([certificate_name(request.peer_certificate), USER, PROFILE])
             decision.expire_time.FromDatetime(datetime.now(UTC) + self.lifetime)
         if reason == decision_pb2.DECISION_REASON_CREDENTIALS_THROTTLED:
-            decision.retry_time.FromSeconds(now.seconds + 7)
+            decision.retry_time.CopyFrom(now)
+            decision.retry_time.seconds += 7
         return decision
 
 

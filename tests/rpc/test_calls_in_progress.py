@@ -247,8 +247,11 @@ async def admit_anybody(_method: str, _peer: Peer) -> None:
     """The handlers see to it."""
 
 
+@pytest.mark.parametrize("unnoticed", [False, True])
 @pytest.mark.parametrize("resources", [["orders/1", "orders/2"], ["orders/2"], ["orders/1"]], ids=str)
-async def test_a_call_that_filtered_a_list_ends_with_its_certificate_only(shop: Shop, resources: list[str]) -> None:
+async def test_a_call_that_filtered_a_list_ends_with_its_certificate_only(
+    shop: Shop, resources: list[str], unnoticed: bool
+) -> None:
     shop.service.granted[shop.alice.der] = {"orders/1"}
     begun_handlers = asyncio.Event()
 
@@ -271,7 +274,19 @@ async def test_a_call_that_filtered_a_list_ends_with_its_certificate_only(shop: 
         await shop.watches.change((PROFILE, ALTERED))
         await asyncio.sleep(0.2)
         assert not task.done()
-        await shop.service.take_away(shop.alice.der)
+        asked = shop.asked
+        shop.watches.revision = 50
+        shop.watches.stream.send(Response(reset=Response.Reset(position=shop.watches.position())))
+        await until(lambda: shop.asked > asked)
+        await asyncio.sleep(0.2)
+        assert not task.done()
+        if unnoticed:
+            # While it was away from the watch; the reset is all that says so.
+            shop.service.reasons[shop.alice.der] = decision_pb2.DECISION_REASON_REVOKED
+            shop.watches.revision = 60
+            shop.watches.stream.send(Response(reset=Response.Reset(position=shop.watches.position())))
+        else:
+            await shop.service.take_away(shop.alice.der)
         assert (await task).reason == "AUTHORIZATION_WITHDRAWN"
     finally:
         await server.stop(None)

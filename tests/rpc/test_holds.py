@@ -12,7 +12,7 @@ from handclasp.certificate_service.domain.changes import Change, Effect
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.client.client import HandclaspClient
-from handclasp.client.in_force import Barrier, in_force
+from handclasp.client.in_force import BarrierReport, in_force
 from handclasp.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from tests.rpc.certificate_harness import at_once, beside, counts, refusal, trusted_ca, upload, why
 from tests.support.installation import Installation, running_installation
@@ -230,7 +230,7 @@ async def collect_effects(watcher: RawWatcher, name: str, effects: list[str]) ->
                 effects += [watch_pb.Change.Effect.Name(effect) for effect in change.effects]
 
 
-async def in_turn(client: HandclaspClient, name: str) -> list[Barrier | None]:
+async def in_turn(client: HandclaspClient, name: str) -> list[BarrierReport | None]:
     """The barriers of a hold and a reinstatement, each twice."""
     certificates = client.certificates
     held = [await in_force(certificates.HoldCertificate(hold(name))) for _ in range(2)]

@@ -150,7 +150,8 @@ async def test_the_other_renews_what_one_issued(first: Installation, second: Ins
 async def test_a_new_one_is_known_to_all_when_it_has_its_certificate(first: Installation, second: Installation) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     async with watching_from_now(second) as watcher:
-        await watcher.lease()
+        # Whose lease is waited for, unless it acknowledges.
+        await watcher.ping()
         obeying = watcher.obeying()
         answer = await certify(first, await replica_token(second), signing_request(key))
         obeying.cancel()

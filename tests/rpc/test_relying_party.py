@@ -178,6 +178,18 @@ async def test_the_certificates_own_end_ends_a_yes(tmp_path: Path) -> None:
         assert (type(error), error.reason) == (Unauthenticated, "CERTIFICATE_NOT_ACCEPTED")
 
 
+async def test_it_ends_by_the_clock_of_the_certificate_service(tmp_path: Path) -> None:
+    options = Options(wall_clock=lambda: time.time() - 3600, renew_identity=False)
+    async with running_shop(tmp_path, options=options) as shop:
+        shop.service.lifetime = timedelta(seconds=1)
+        await shop.unary()
+        await shop.unary()
+        assert shop.asked == 1
+        await asyncio.sleep(1.1)
+        await shop.unary()
+        assert shop.asked == 2, "the service is to say that it has expired"
+
+
 async def test_pings_have_numbers_of_their_own_on_every_stream(shop: Shop) -> None:
     await until(lambda: shop.party.ready and len(shop.watches.stream.pings) >= 2)
     first = shop.watches.stream

@@ -151,3 +151,17 @@ async def test_an_own_ca_that_cannot_be_used_leaves_the_last_bundle_in_force(sho
     assert await shop.unary() == b"x"
     error = await refusal(shop.unary(client=OutsideCA("Foreign CA").issue("alice")))
     assert type(error) is Unavailable
+
+
+async def test_anchors_of_a_history_that_was_lost_are_not_waited_for(shop: Shop) -> None:
+    await shop.watches.change((ANCHOR, GIVEN))
+    shop.watches.revision, shop.watches.history = 4, "restored"
+    shop.watches.changes.clear()
+    with structlog.testing.capture_logs() as lines:
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: "knowledge_reset" in [line["event"] for line in lines])
+        await shop.watches.acknowledgement(4)
+        await shop.watches.change((ANCHOR, GIVEN))
+        await asyncio.wait_for(shop.watches.change(("users/somebody", WITHDRAWN)), 0.6)
+        await asyncio.sleep(1.2)  # more than half a lease
+    assert "trust_bundle_late" not in [line["event"] for line in lines]

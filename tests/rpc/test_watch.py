@@ -20,7 +20,8 @@ from handclasp.authorization.v1 import authorization_service_pb2 as watch_pb
 from handclasp.authorization.v1 import permission_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
-from tests.rpc.certificate_harness import add_anchor, decide, upload
+from handclasp.errors import NotFound
+from tests.rpc.certificate_harness import add_anchor, decide, refusal, upload
 from tests.support.installation import Identity, Installation, running_installation
 from tests.support.outside_ca import OutsideCA
 from tests.support.raw_watcher import RawWatcher, Request, new_process_id, opened, watching, watching_from_now
@@ -172,6 +173,19 @@ async def test_a_watcher_that_is_silent_is_waited_for_until_its_lease_is_over(in
         begin = time.monotonic()
         said = await revoke(installation, identity.name)
         assert said["leases-ended"] == 1
+        assert time.monotonic() - begin > LEASE / 2, "the lease was fresh"
+
+
+async def test_an_anchor_that_is_gone_already_is_waited_for_just_the_same(installation: Installation) -> None:
+    """Rule 15: whoever removed it may have left before that was in force."""
+    await without_leases()
+    request = pb.RemoveTrustAnchorRequest(name=await add_anchor(installation, OutsideCA("Soon gone")))
+    async with watching_from_now(installation) as watcher:
+        await watcher.lease()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(installation.admin.certificates.RemoveTrustAnchor(request), LEASE / 6)
+        begin = time.monotonic()
+        await refusal(installation.admin.certificates.RemoveTrustAnchor(request), NotFound, "TRUST_ANCHOR_NOT_FOUND")
         assert time.monotonic() - begin > LEASE / 2, "the lease was fresh"
 
 

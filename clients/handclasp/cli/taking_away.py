@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from handclasp.cli.output import print_line
 from handclasp.cli.progress import progress
-from handclasp.client.in_force import Barrier, InForce, in_force
+from handclasp.client.in_force import BarrierReport, InForce, in_force
 from handclasp.client.retries import repeat_if_lost
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def print_in_force(done: InForce[Any]) -> None:
         print_line(f"In force: {_sentence(done.barrier)}")
 
 
-def _sentence(barrier: Barrier) -> str:
+def _sentence(barrier: BarrierReport) -> str:
     acknowledged, ended = barrier.acknowledged, barrier.leases_ended
     if not acknowledged and not ended:
         return "no relying party is connected."

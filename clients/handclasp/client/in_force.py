@@ -17,7 +17,7 @@ LEASES_ENDED = "handclasp-leases-ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Barrier:
+class BarrierReport:
     """What became of the relying parties that a change had to reach; none of them says yes to what was taken any more.
 
     Attributes:
@@ -36,7 +36,7 @@ class InForce(Generic[Answer]):
     """What a call returned; and its barrier, or None if the service named none."""
 
     answer: Answer
-    barrier: Barrier | None
+    barrier: BarrierReport | None
 
 
 async def in_force(call: UnaryUnaryCall[Any, Answer]) -> InForce[Answer]:
@@ -53,7 +53,7 @@ async def in_force(call: UnaryUnaryCall[Any, Answer]) -> InForce[Answer]:
     revision, acknowledged, leases_ended = numbers
     if revision is None or acknowledged is None or leases_ended is None:
         return InForce(answer, None)
-    return InForce(answer, Barrier(revision, acknowledged, leases_ended))
+    return InForce(answer, BarrierReport(revision, acknowledged, leases_ended))
 
 
 def _number(text: str | bytes | None) -> int | None:

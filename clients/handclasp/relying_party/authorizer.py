@@ -112,7 +112,7 @@ class Authorizer:
             missing = [index for index in range(len(subjects)) if index not in nos and index not in yeses]
             if not missing:
                 self._counters.hits += len(subjects) if attempt == 0 else 0
-                self._register_filter(list(yeses.values()), seen)
+                self._register_filter(permission, resources, list(yeses.values()), seen)
                 return [index in yeses for index in range(len(subjects))]
             if attempt == ATTEMPTS or not await self._watch.wait_for_lease(self._lease_wait):
                 break
@@ -121,7 +121,7 @@ class Authorizer:
             for index, answer in zip(missing, answers, strict=True):
                 seen = answer
                 try:
-                    yes = judged(answer.decision, permission, resources[index])
+                    yes = judged(answer.decision, permission, resources[index], asked=answer.asked)
                 except PermissionDenied:
                     nos.add(index)
                 else:
@@ -139,7 +139,7 @@ class Authorizer:
             revision = self._knowledge.revision
             answer = await self._questions.ask(subject, peer, permission, resource)
             try:
-                yes = judged(answer.decision, permission, resource)
+                yes = judged(answer.decision, permission, resource, asked=answer.asked)
             except HandclaspError:
                 if answer.decision.revision < revision and attempt < ATTEMPTS - 1:
                     # Of a question that somebody else asked before what is applied now; it may have been given since.
@@ -170,7 +170,9 @@ class Authorizer:
             )
         return Subject(fingerprint, permission, resource, self._hash(peer.credentials))
 
-    def _register_filter(self, yeses: Sequence[Yes], seen: Answer | None) -> None:
+    def _register_filter(
+        self, permission: Permission, resources: Sequence[str], yeses: Sequence[Yes], seen: Answer | None
+    ) -> None:
         """A call that had a list filtered ends with its certificate and its user. What became of single entries since
         does not matter: the list was right when it was made."""
         call = current_call()
@@ -187,5 +189,7 @@ class Authorizer:
             allowed = Allowed(decision.user, decision.certificate, decision.name)
         else:
             return
-        self._calls.permit(call, Permit(Yes(allowed, revision, names, expires), None, None))
+        self._calls.permit(
+            call, Permit(Yes(allowed, revision, names, expires), permission, resources[0], filtered=True)
+        )
         call.user = allowed.user

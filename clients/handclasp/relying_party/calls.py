@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated, Unavailable
-from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import Yes
 from handclasp.relying_party.judging import Permission
 from handclasp.relying_party.knowledge import Change, Effect, Knowledge, Position
 from handclasp.serving.call import Call
+from handclasp.serving.clock import Clock
 from handclasp.serving.peer import Peer
 
 SWEEP_INTERVAL = 0.25
@@ -32,6 +32,7 @@ MAX_PERMITS = 1_000
 beyond this, the oldest are no longer asked about anew. It still ends with its certificate and its user."""
 
 _ASK_AGAIN = 0.5  # seconds
+_WITHDRAWN = "taken away while the call ran: "
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -45,14 +46,16 @@ class Permit:
 
     Attributes:
         yes: the last one.
-        permission, resource: what it is a yes to. None for both if the call only had a list filtered: then it ends with
-            its certificate and its user, and there is nothing to ask about anew.
+        permission, resource: what it is a yes to.
+        filtered: the call only had a list filtered, that resource among others: it ends with its certificate and its
+            user, and what becomes of single grants does not matter.
         being_asked: somebody asks about it anew at this moment.
     """
 
     yes: Yes
-    permission: Permission | None
-    resource: str | None
+    permission: Permission
+    resource: str
+    filtered: bool = False
     being_asked: bool = False
 
 
@@ -82,7 +85,7 @@ class CallsInProgress:
         self._counters = counters
         self._grace = grace
         self._asking = asyncio.Semaphore(asked_at_once)
-        self._permits: dict[Call, dict[tuple[Permission | None, str | None], Permit]] = {}
+        self._permits: dict[Call, dict[tuple[Permission, str, bool], Permit]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.ask_anew: AskAnew | None = None
         """Set once there is somebody who can ask."""
@@ -98,7 +101,7 @@ class CallsInProgress:
                 return
             permits = self._permits[call] = {}
             call.at_end = self._forget
-        permits[permit.permission, permit.resource] = permit
+        permits[permit.permission, "" if permit.filtered else permit.resource, permit.filtered] = permit
         if len(permits) > MAX_PERMITS:
             del permits[next(iter(permits))]
 
@@ -130,7 +133,7 @@ class CallsInProgress:
                     self._end(call, _withdrawn("what it was allowed by was withdrawn"))
                 elif call.peer.credentials is not None and not credentials.isdisjoint(names):
                     self._end(call, _withdrawn("the password that was sent along was changed"))
-                elif not altered.isdisjoint(names):
+                elif not permit.filtered and not altered.isdisjoint(names):
                     self._reconsider(call, permit)
         return False
 
@@ -138,6 +141,8 @@ class CallsInProgress:
         """Asks anew about every call in progress. It is not waited for."""
         for call, permits in list(self._permits.items()):
             for permit in permits.values():
+                # Its revision may be of another history, and must not count against changes of this one.
+                permit.yes = replace(permit.yes, revision=min(permit.yes.revision, self._knowledge.revision))
                 self._reconsider(call, permit)
         return False
 
@@ -173,14 +178,14 @@ class CallsInProgress:
                 "call_aborted",
                 method=call.method,
                 reason=error.reason,
-                why=error.message.partition(";")[0],
+                why=error.message.removeprefix(_WITHDRAWN).partition(";")[0],
                 user=call.user,
                 fingerprint=call.peer.fingerprint,
                 **error.metadata,
             )
 
     def _reconsider(self, call: Call, permit: Permit) -> None:
-        if permit.permission is not None and not permit.being_asked:
+        if not permit.being_asked:
             permit.being_asked = True
             self._spawn(self._reconsidering(call, permit))
 
@@ -192,6 +197,8 @@ class CallsInProgress:
                     async with self._asking:
                         permit.yes = await self._ask(call.peer, permit)
                 except (Unauthenticated, PermissionDenied) as refusal:
+                    if permit.filtered and isinstance(refusal, PermissionDenied):
+                        return  # For want of a grant alone, so certificate and user are as good as before.
                     decision = {name: value for name, value in refusal.metadata.items() if name == "decision"}
                     self._end(call, _withdrawn("it was asked about anew, and is not allowed any more", decision))
                 except HandclaspError:
@@ -204,7 +211,7 @@ class CallsInProgress:
             permit.being_asked = False
 
     async def _ask(self, peer: Peer, permit: Permit) -> Yes:
-        if self.ask_anew is None or permit.permission is None or permit.resource is None:
+        if self.ask_anew is None:
             raise Unavailable(Reason.AUTHORIZER_UNAVAILABLE, "nobody can be asked")
         return await self.ask_anew(peer, permit.permission, permit.resource)
 
@@ -222,7 +229,7 @@ class CallsInProgress:
 def _withdrawn(why: str, metadata: dict[str, str] | None = None) -> PermissionDenied:
     return PermissionDenied(
         Reason.AUTHORIZATION_WITHDRAWN,
-        f"taken away while the call ran: {why}; part of it may have been carried out",
+        f"{_WITHDRAWN}{why}; part of it may have been carried out",
         metadata=metadata,
     )
 

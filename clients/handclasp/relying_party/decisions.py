@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.knowledge import Knowledge
+from handclasp.serving.clock import Clock
 from handclasp.serving.peer import BasicCredentials
 
 MAX_DECISIONS = 100_000

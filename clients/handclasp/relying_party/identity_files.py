@@ -32,7 +32,8 @@ class IdentityFiles:
     """The two files, which several processes may use at the same time.
 
     They are replaced so: the new ones are written beside them, ending in `.next`, the key first; then the key is
-    renamed, then the certificate. Whatever a crash leaves is completed or discarded at the next start.
+    renamed, then the certificate. Whatever a crash leaves is completed or discarded at the next start. If both are in
+    one file, that one is replaced at once.
 
     Args:
         certificate: PEM of the leaf, and then its intermediates.
@@ -106,6 +107,9 @@ class IdentityFiles:
         Raises:
             OSError: the files cannot be written.
         """
+        if _place(self._certificate) == _place(self._key):
+            write_atomically(self._key, identity.key_pem + identity.chain_pem, 0o600)
+            return
         try:
             write_atomically(self._next_key, identity.key_pem, 0o600)
             write_atomically(self._next_certificate, identity.chain_pem, self._mode())
@@ -152,6 +156,11 @@ class IdentityFiles:
             return self._certificate.stat().st_mode & 0o777
         except OSError:
             return _PUBLIC_MODE
+
+
+def _place(path: Path) -> Path:
+    """Where a file of that name is put; a symbolic link of that name would be replaced."""
+    return path.parent.resolve() / path.name
 
 
 def _are_a_pair(key: Path, certificate: Path) -> bool:

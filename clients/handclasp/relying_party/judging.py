@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2, permission_pb2
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated
@@ -26,8 +27,12 @@ _NOT_ACCEPTED = frozenset(
 )
 
 
-def judged(decision: decision_pb2.Decision, permission: Permission, resource: str) -> Yes:
+def judged(decision: decision_pb2.Decision, permission: Permission, resource: str, *, asked: float) -> Yes:
     """The yes that a decision is. Whether it still stands is for the caller to see.
+
+    Args:
+        asked: when the question was asked, by this server's wall clock. It may be slow, and a yes is not to last longer
+            for that: what is left of it counts from then, and was told by the service's clock.
 
     Raises:
         Unauthenticated, PermissionDenied, ResourceExhausted: it is a no. The peer is told the coarse status and the id.
@@ -40,7 +45,9 @@ def judged(decision: decision_pb2.Decision, permission: Permission, resource: st
             raise nonsense("a yes that does not say what it rests on")
         expires = None
         if decision.HasField("expire_time"):
-            expires = decision.expire_time.seconds + decision.expire_time.nanos / 1e9
+            expires = _seconds(decision.expire_time)
+            if decision.HasField("decide_time"):
+                expires = min(expires, asked + expires - _seconds(decision.decide_time))
         allowed = Allowed(decision.user, decision.certificate, decision.name)
         return Yes(allowed, decision.revision, tuple(decision.rests_on), expires)
     # The log of this call is to say for whom, and why; each call has a context of its own.
@@ -73,6 +80,10 @@ def _refusal(decision: decision_pb2.Decision) -> HandclaspError:
         return ResourceExhausted(Reason.CREDENTIALS_THROTTLED, message, metadata=metadata, retry_after=delay)
     # Also for reasons that a newer service may have: a no is a no.
     return PermissionDenied(Reason.ACCESS_DENIED, f"not allowed; {explained}", metadata=metadata)
+
+
+def _seconds(moment: Timestamp) -> float:
+    return moment.seconds + moment.nanos / 1e9
 
 
 def _reason_name(decision: decision_pb2.Decision) -> str:

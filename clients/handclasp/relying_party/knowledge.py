@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from handclasp.relying_party.clock import Clock
+from handclasp.serving.clock import Clock
 
 MAX_NAMES = 10_000
 """Of how many names the last change is known. Beyond that, whatever was decided before a forgotten one is worthless."""

@@ -15,7 +15,6 @@ import grpc
 from handclasp.client.addresses import split_addresses
 from handclasp.relying_party.authorizer import Authorizer
 from handclasp.relying_party.calls import SWEEP_INTERVAL, CallsInProgress
-from handclasp.relying_party.clock import Clock, lease_clock, wall_clock
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import MAX_DECISIONS, Decisions
 from handclasp.relying_party.identity_files import IdentityFiles
@@ -26,6 +25,7 @@ from handclasp.relying_party.questions import Questions
 from handclasp.relying_party.renewal import IdentityRenewal, RenewalTimes
 from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
+from handclasp.serving.clock import Clock, lease_clock, wall_clock
 from handclasp.serving.interceptor import Translate
 from handclasp.serving.tls import compose_roots
 
@@ -119,6 +119,16 @@ class RelyingParty:
         return self._knowledge.lease_runs()
 
     @property
+    def lease(self) -> float:
+        """How long leases mostly are, in seconds, as the certificate service said. 0 before it has."""
+        return self._watch.lease
+
+    @property
+    def watched(self) -> str:
+        """`host:port` of the certificate service at which the watch is open, or is opened next."""
+        return self._link.watched
+
+    @property
     def remembered(self) -> int:
         """How many decisions are remembered."""
         return len(self._decisions)
@@ -149,16 +159,16 @@ class RelyingParty:
         options = self._options
         identity = await asyncio.to_thread(self._files.read)
         ca_pem = compose_roots([await asyncio.to_thread(self._ca_file.read_bytes)])
-        link = Link(split_addresses(self._addresses), ca_pem, identity)
+        link = self._link = Link(split_addresses(self._addresses), ca_pem, identity)
         stack.push_async_callback(link.close)
         knowledge = self._knowledge = Knowledge(options.lease_clock, max_names=options.max_names)
         decisions = self._decisions = Decisions(knowledge, options.wall_clock, size=options.max_decisions)
-        watch = Watch(link, knowledge, decisions)
+        watch = self._watch = Watch(link, knowledge, decisions)
         calls = self._calls = CallsInProgress(
             knowledge, options.lease_clock, options.wall_clock, self.counters, grace=options.lease_grace
         )
         stack.push_async_callback(calls.close)
-        questions = Questions(link, knowledge, self.counters, timeout=options.decision_timeout)
+        questions = Questions(link, knowledge, options.wall_clock, self.counters, timeout=options.decision_timeout)
         stack.push_async_callback(questions.close)
         self.authorizer = Authorizer(
             knowledge,

@@ -21,6 +21,7 @@ from handclasp.relying_party.faults import nonsense, not_asked, unanswered
 from handclasp.relying_party.judging import Permission
 from handclasp.relying_party.knowledge import Knowledge
 from handclasp.relying_party.link import Link
+from handclasp.serving.clock import Clock
 from handclasp.serving.peer import Peer
 
 CHUNK = 100
@@ -35,10 +36,12 @@ class Answer:
 
     Attributes:
         generation: in which it was asked; worthless in a later one.
+        asked: when, by this server's wall clock.
     """
 
     decision: decision_pb2.Decision
     generation: int
+    asked: float
 
 
 class Questions:
@@ -48,9 +51,12 @@ class Questions:
         timeout: in seconds, for one question.
     """
 
-    def __init__(self, link: Link, knowledge: Knowledge, counters: Counters, *, timeout: float) -> None:
+    def __init__(
+        self, link: Link, knowledge: Knowledge, wall_clock: Clock, counters: Counters, *, timeout: float
+    ) -> None:
         self._link = link
         self._knowledge = knowledge
+        self._wall_clock = wall_clock
         self._counters = counters
         self._timeout = timeout
         self._open: dict[_Key, asyncio.Task[Answer]] = {}
@@ -78,7 +84,7 @@ class Questions:
         answers: list[Answer] = []
         for start in range(0, len(resources), CHUNK):
             chunk = resources[start : start + CHUNK]
-            generation = self._knowledge.generation
+            generation, asked = self._knowledge.generation, self._wall_clock()
             request = messages.BatchCheckPermissionsRequest(
                 peer_certificate=peer.certificate_der or b"",
                 basic_credentials=_credentials(peer),
@@ -90,7 +96,7 @@ class Questions:
             response = await self._answered(self._link.certificates.BatchCheckPermissions, request)
             if len(response.decisions) != len(chunk):
                 raise nonsense(f"{len(response.decisions)} decisions for {len(chunk)} resources")
-            answers += [Answer(decision, generation) for decision in response.decisions]
+            answers += [Answer(decision, generation, asked) for decision in response.decisions]
         return answers
 
     async def close(self) -> None:
@@ -106,7 +112,7 @@ class Questions:
             task.exception()  # Looked at, since all who waited for it may have left.
 
     async def _asked_once(self, peer: Peer, permission: Permission, resource: str) -> Answer:
-        generation = self._knowledge.generation
+        generation, asked = self._knowledge.generation, self._wall_clock()
         request = messages.CheckPermissionRequest(
             peer_certificate=peer.certificate_der or b"",
             basic_credentials=_credentials(peer),
@@ -116,7 +122,7 @@ class Questions:
             min_revision=self._knowledge.revision,
         )
         decision = await self._answered(self._link.certificates.CheckPermission, request)
-        return Answer(decision, generation)
+        return Answer(decision, generation, asked)
 
     async def _answered(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:
         self._counters.asked += 1

@@ -13,12 +13,12 @@ from cryptography import x509
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.client.csr import KeyAndRequest, make_key_and_request
 from handclasp.client.renewing import PRESENTED
-from handclasp.relying_party.clock import Clock
 from handclasp.relying_party.faults import described
 from handclasp.relying_party.identity_files import FilesHeldError, IdentityFiles
 from handclasp.relying_party.link import Link
 from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
+from handclasp.serving.clock import Clock
 from handclasp.serving.files import SecretFileError
 from handclasp.serving.tls import TlsIdentity, TlsMaterialError
 

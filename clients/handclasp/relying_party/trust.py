@@ -88,6 +88,8 @@ class TrustFollower:
 
     def was_reset(self) -> bool:
         """Anchors may have changed; the acknowledgement waits until the bundle is read."""
+        # Of a history that was lost there may be higher ones, which this one does not reach for long.
+        self._awaited = 0
         self._await(self._knowledge.revision)
         return True
 

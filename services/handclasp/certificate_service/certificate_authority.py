@@ -37,8 +37,8 @@ from handclasp.serving.files import SecretFileError, read_secret, write_atomical
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
-# In the key folder: there once the database names the keys. Without it they are left over from a first start that did
-# not come to its end.
+# In the key folder: there once a database names the keys, or is about to, if a replica joins. Without it they are left
+# over from a first start that did not come to its end.
 COMPLETE = "complete"
 
 

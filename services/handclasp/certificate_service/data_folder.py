@@ -47,14 +47,17 @@ def data_folder(path: Path, *, inherited: int | None = None) -> Iterator[int]:
 
 @contextmanager
 def sqlite_file(path: Path) -> Iterator[None]:
-    """Holds a SQLite database while inside, whichever data folder it is used from: a single process serves it.
+    """Holds a SQLite database while inside, whichever data folder and symbolic link it is used by: a single process
+    serves it.
 
     Raises:
         DataFolderError: another process holds it, or its folder cannot be written to.
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(held_alone(path.with_name(f"{path.name}.lock")))
+            # SQLite follows symbolic links, too. Hard links it does not take: their journals would be apart.
+            real = path.resolve()
+            stack.enter_context(held_alone(real.with_name(f"{real.name}.lock")))
         except HeldByAnotherError:
             raise DataFolderError(
                 f"the database {path} is served by another process of the certificate service; SQLite is for one. Stop"

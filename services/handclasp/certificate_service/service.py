@@ -39,8 +39,8 @@ from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
 from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits
-from handclasp.certificate_service.watching.boottime import boottime
 from handclasp.certificate_service.watching.coordination import Coordination, coordinate
+from handclasp.serving.clock import lease_clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             maximum_watchers=settings.maximum_watchers,
             notifications=settings.database_notifications,
             reload_anchors=reload_anchors,
-            clock=boottime,
+            clock=lease_clock,
         )
         stack.push_async_callback(coordination.close)
         barrier = coordination.barrier
@@ -193,6 +193,6 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
                 authenticator=authenticator,
                 access=access,
                 clock=clock,
-                boottime=boottime,
+                lease_clock=lease_clock,
             ),
         )

@@ -98,8 +98,9 @@ class CertificateServiceSettings(SectionSettings):
         0.5, description="How often, in seconds, relying parties renew their lease: at most a third of it."
     )
     maximum_watchers: Annotated[int, Field(ge=1)] = Field(
-        1000,
-        description="How many processes of relying parties may watch at once; maximum_concurrent_rpcs bounds it, too.",
+        500,
+        description="How many processes of relying parties may watch at once. Each takes one of the calls that"
+        " maximum_concurrent_rpcs allows.",
     )
     request_retention: timedelta = Field(timedelta(days=7), description="How long a request_id is remembered.")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder
+from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder, sqlite_file
 
 
 def test_version_control_takes_nothing_in_from_it(tmp_path: Path) -> None:
@@ -26,3 +26,13 @@ def test_root_uses_nobody_elses_folder(tmp_path: Path) -> None:
     os.chown(path, 65534, 65534)
     with pytest.raises(DataFolderError, match="belongs to another user"):
         make_data_folder(path)
+
+
+def test_a_symbolic_link_is_no_second_way_to_a_database(tmp_path: Path) -> None:
+    database, link = tmp_path / "handclasp.db", tmp_path / "elsewhere" / "linked.db"
+    database.touch()
+    link.parent.mkdir()
+    link.symlink_to(database)
+    for first, second in ((database, link), (link, database)):
+        with sqlite_file(first), pytest.raises(DataFolderError, match="another process"), sqlite_file(second):
+            pass

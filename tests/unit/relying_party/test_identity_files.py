@@ -55,6 +55,18 @@ def test_both_are_replaced(folder: Folder) -> None:
     assert folder.names() == {"cert.pem", "key.pem"}
 
 
+def test_both_in_one_file_are_replaced_too(tmp_path: Path) -> None:
+    path = tmp_path / "identity.pem"
+    write_secret(path, OLD.chain_pem + OLD.key_pem)
+    files = IdentityFiles(path, tmp_path / ".." / tmp_path.name / "identity.pem")
+    files.replace(NEW)
+    found = files.read()
+    assert NEW.key_pem in found.key_pem
+    assert found.check() == NEW.check()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["identity.pem"]
+
+
 @pytest.mark.parametrize("step", range(5))
 def test_whenever_the_process_ends_there_is_a_pair_at_the_next_start(
     folder: Folder, step: int, monkeypatch: pytest.MonkeyPatch

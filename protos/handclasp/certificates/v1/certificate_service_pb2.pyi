@@ -587,7 +587,7 @@ class RenewCertificateRequest(_message.Message):
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
         """How long the new one is to be valid, from now. If unset, as long as the renewed one was, or the configured maximum if
-        that is shorter; longer than the maximum is refused, and so is less than a minute.
+        that is shorter; longer than either is refused, and so is less than a minute.
         """
 
     def __init__(

@@ -18,7 +18,7 @@ from handclasp.certificate_service.use_cases.issuing import Issuing, Order
 from handclasp.certificate_service.use_cases.owners import active_owner, check_is_relying_party
 from handclasp.certificate_service.x509.issuing import BACKDATED, server_names_of
 from handclasp.certificate_service.x509.signing_request import read_signing_request
-from handclasp.errors import FailedPrecondition, PermissionDenied, Reason
+from handclasp.errors import FailedPrecondition, PermissionDenied, Reason, invalid_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class RenewCertificate:
             user_id=renewed.user_id,
             public_key=read_signing_request(pem=request.csr_pem, der=request.csr_der),
             origin=Origin.SIGNED,
-            lifetime=self._issuing.lifetime(request.lifetime, _lifetime_of(renewed)),
+            lifetime=self._lifetime(request.lifetime, _lifetime_of(renewed)),
             description=renewed.description,
             labels=renewed.labels,
             # Also this service's own: whoever gave it those names might.
@@ -84,6 +84,16 @@ class RenewCertificate:
                 check_is_relying_party(owner)
 
         return (await self._issuing.issue(caller, order, check)).certificate
+
+    def _lifetime(self, wanted: timedelta | None, before: timedelta) -> timedelta:
+        # Nobody has to permit a renewal. So it must not give more than somebody once gave.
+        if wanted is not None and wanted > before:
+            raise invalid_field(
+                "lifetime",
+                f"a renewal lasts no longer than what it renews, {before}; have a new one issued if you need longer",
+                Reason.LIFETIME_NOT_ACCEPTED,
+            )
+        return self._issuing.lifetime(wanted, before)
 
 
 async def _find(snapshot: Snapshot, certificate_id: str) -> Certificate:

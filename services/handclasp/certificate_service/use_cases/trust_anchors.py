@@ -126,7 +126,8 @@ class TrustAnchors:
         return self._tokens.page(caller, request, found, lambda anchor: anchor.id)
 
     async def remove(self, caller: Caller, anchor_id: str) -> InForce[None]:
-        """Removes an anchor; certificates under it are refused from then on.
+        """Removes an anchor; certificates under it are refused from then on. If it is gone already, this waits just the
+        same before it says so: whoever removed it may have left before it was in force (rule 15).
 
         Raises:
             PermissionDenied
@@ -135,15 +136,20 @@ class TrustAnchors:
         name = trust_anchor_name(anchor_id)
         self._access.require(caller, Permission.TRUST_MANAGEMENT, name)
 
-        async def work(transaction: Transaction) -> None:
-            if not await remove_anchor(transaction, anchor_id):
-                raise not_found(Reason.TRUST_ANCHOR_NOT_FOUND, name)
-            transaction.touch(name, Effect.WITHDRAWN)
+        async def work(transaction: Transaction) -> bool:
+            removed = await remove_anchor(transaction, anchor_id)
+            if removed:
+                transaction.touch(name, Effect.WITHDRAWN)
+            return removed
 
-        def log(_: None) -> None:
-            _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
+        def log(removed: bool) -> None:
+            if removed:
+                _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
 
-        return await self._barrier.write(work, log)
+        done = await self._barrier.write(work, log)
+        if not done.value:
+            raise not_found(Reason.TRUST_ANCHOR_NOT_FOUND, name)
+        return InForce(None, done.revision, done.settled)
 
     async def bundle(self) -> TrustBundle:
         """What servers of the trust domain let in: our own CAs come first."""

@@ -26,9 +26,8 @@ from handclasp.certificate_service.storage.facts import FactsReader
 from handclasp.certificate_service.use_cases.access import Access
 from handclasp.certificate_service.use_cases.authentication import Authenticator
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from handclasp.errors import HandclaspError, Reason, Unavailable, invalid_field
 
@@ -106,7 +105,7 @@ class WatchAuthorization:
         authenticator: Authenticator,
         access: Access,
         clock: Clock,
-        boottime: BootTime,
+        lease_clock: LeaseClock,
     ) -> None:
         self._feed = feed
         self._leases = leases
@@ -116,7 +115,7 @@ class WatchAuthorization:
         self._access = access
         self._limits = limits
         self._clock = clock
-        self._boottime = boottime
+        self._lease_clock = lease_clock
         self._open: set[Watch] = set()
 
     def open(self, caller: Caller, process_id: str, applied: Position | None) -> Watch:
@@ -176,7 +175,7 @@ class Watch:
 
     def ping(self, number: int, acknowledged: int) -> None:
         """A ping was received, just now."""
-        received = self._of._boottime()
+        received = self._of._lease_clock()
         self.acknowledge(acknowledged)
         # Recorded before it is granted, for whoever publishes something from now on.
         self._of._leases.grant(self._holder, received, self._of._limits.lease)

@@ -11,9 +11,8 @@ from handclasp.certificate_service.storage.notifications import BARRIER, REVISIO
 from handclasp.certificate_service.watching.anchors import AnchorsFollower
 from handclasp.certificate_service.watching.answering import BarrierAnswers
 from handclasp.certificate_service.watching.barrier import Barrier
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
 
@@ -51,7 +50,7 @@ async def coordinate(
     maximum_watchers: int,
     notifications: bool,
     reload_anchors: Callable[[], Awaitable[None]],
-    clock: BootTime,
+    clock: LeaseClock,
 ) -> Coordination:
     """Reads where the history is, and begins to count down the leases of those who served the database before.
 

@@ -12,11 +12,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.domain.changes import BEGINNING, Position, Revision
+from handclasp.certificate_service.storage.revisions import KEPT
 
 _LOG = structlog.stdlib.get_logger(__name__)
-
-CAPACITY = 10_000
-"""How many revisions are in memory. Whoever is further behind begins anew."""
 
 _BATCH = 1_000
 _RETRY_SECONDS = 0.25
@@ -38,10 +36,10 @@ class ChangeFeed:
     A commit whose outcome is not known, or a revision that is not the next one, makes it read what it missed.
 
     Args:
-        capacity: how many revisions are kept in memory.
+        capacity: how many revisions are kept in memory. Whoever is further behind begins anew.
     """
 
-    def __init__(self, history: History, *, capacity: int = CAPACITY) -> None:
+    def __init__(self, history: History, *, capacity: int = KEPT) -> None:
         self._history = history
         self._kept: deque[Revision] = deque(maxlen=capacity)
         self._head = BEGINNING
@@ -103,7 +101,7 @@ class ChangeFeed:
             return ()
         behind = self._head.revision - position.revision
         # The position's own revision is looked at, too: another mark means another history.
-        newest = list(itertools.islice(reversed(self._kept), max(behind + 1, 0)))[::-1]
+        newest = list(itertools.islice(reversed(self._kept), min(max(behind + 1, 0), len(self._kept))))[::-1]
         if 0 < behind < len(newest) and newest[0].position == position:
             return newest[1:]
         # Before the beginning there is nothing, so there is no mark to look at.
@@ -167,7 +165,7 @@ class ChangeFeed:
                 return
 
     async def _begin_anew(self) -> None:
-        head, newest = await self._history.newest_history(limit=self._kept.maxlen or CAPACITY)
+        head, newest = await self._history.newest_history(limit=self._kept.maxlen or KEPT)
         if head.revision < self._head.revision:
             return
         self._kept.clear()

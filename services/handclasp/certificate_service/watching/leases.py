@@ -12,13 +12,16 @@ from typing import TypeAlias
 import structlog
 
 from handclasp.certificate_service.domain.identifiers import user_name
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.errors import Reason, ResourceExhausted
+from handclasp.serving.clock import Clock
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
 CLOCK_RATE_BOUND = 0.01
 """By how much the clocks of service and relying party may differ in rate; the service waits that much longer."""
+
+LeaseClock: TypeAlias = Clock
+"""Seconds that go on while the machine is suspended, and heed nobody who sets the time of day."""
 
 HolderKey: TypeAlias = tuple[str, str]
 """The user's id, and the id that the relying party's process made: one user's processes are told apart, and nobody
@@ -64,13 +67,14 @@ class Leases:
 
     Args:
         clock: of leases.
-        maximum: how many processes may hold leases at once.
+        maximum: how many processes may hold leases at once, and how many streams may be open.
     """
 
-    def __init__(self, clock: BootTime, *, maximum: int) -> None:
+    def __init__(self, clock: LeaseClock, *, maximum: int) -> None:
         self._clock = clock
         self._maximum = maximum
         self._holders: dict[HolderKey, Holder] = {}
+        self._streams = 0
         self._numbers = itertools.count()
 
     def enter(self, key: HolderKey) -> Holder:
@@ -80,21 +84,23 @@ class Leases:
             ResourceExhausted: TOO_MANY_WATCHERS.
         """
         holder = self._holders.get(key)
+        if holder is None and len(self._holders) >= self._maximum:
+            self._forget_those_who_left()
+        if self._streams >= self._maximum or (holder is None and len(self._holders) >= self._maximum):
+            raise ResourceExhausted(
+                Reason.TOO_MANY_WATCHERS,
+                f"{self._maximum} relying parties watch already; stop some, or raise the setting maximum_watchers",
+            )
         if holder is None:
-            if len(self._holders) >= self._maximum:
-                self._forget_those_who_left()
-            if len(self._holders) >= self._maximum:
-                raise ResourceExhausted(
-                    Reason.TOO_MANY_WATCHERS,
-                    f"{self._maximum} relying parties watch already; stop some, or raise the setting maximum_watchers",
-                )
             holder = self._holders[key] = Holder(key)
         holder.streams += 1
+        self._streams += 1
         return holder
 
     def leave(self, holder: Holder) -> None:
         """A stream of that process ends. Its lease runs on (rule 11)."""
         holder.streams -= 1
+        self._streams -= 1
 
     def grant(self, holder: Holder, received: float, seconds: float) -> None:
         """Records a lease before it is granted; it counts from when the ping was received (rule 1)."""
@@ -175,7 +181,7 @@ class _Wait:
     def without_answer(self) -> list[Holder]:
         return [*self._deadlines, *self.ended]
 
-    async def over(self, clock: BootTime) -> None:
+    async def over(self, clock: LeaseClock) -> None:
         while self._deadlines:
             left = min(self._deadlines.values()) - clock()
             if left > 0:

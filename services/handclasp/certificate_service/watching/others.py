@@ -11,8 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import BARRIER
 from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
-from handclasp.certificate_service.watching.boottime import BootTime
-from handclasp.certificate_service.watching.leases import Settled, waited
+from handclasp.certificate_service.watching.leases import LeaseClock, Settled, waited
 from handclasp.certificate_service.watching.replica import ReplicaLease
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -28,7 +27,7 @@ class OtherReplicas:
         own: this process's row is not looked at.
     """
 
-    def __init__(self, database: Database, own: ReplicaLease, clock: BootTime) -> None:
+    def __init__(self, database: Database, own: ReplicaLease, clock: LeaseClock) -> None:
         self._database = database
         self._own = own
         self._clock = clock
@@ -110,6 +109,8 @@ class OtherReplicas:
 
     async def _forget_if_over(self, one: Replica, now: float) -> None:
         """Deletes a row whose lease is over, and not only the renewal that was waited for."""
-        if self._seen[one.id, one.renewals] + waited(one.lease) <= now:
+        # Another barrier may have forgotten it, or seen it renewed, since this one looked.
+        seen = self._seen.get((one.id, one.renewals))
+        if seen is not None and seen + waited(one.lease) <= now:
             _LOG.warning("replica_gone", replica=one.id, watchers=one.watchers)
             await self._database.write(partial(forget_replica, replica=one))

@@ -17,9 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.replicas import add_replica, renew_replica
-from handclasp.certificate_service.watching.boottime import BootTime
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -48,7 +47,7 @@ class ReplicaLease:
         database: Database,
         feed: ChangeFeed,
         leases: Leases,
-        clock: BootTime,
+        clock: LeaseClock,
         *,
         seconds: float,
         alone: bool,

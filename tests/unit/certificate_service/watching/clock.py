@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class SettableBootTime:
+class SettableLeaseClock:
     """Seconds since some moment."""
 
     def __init__(self) -> None:

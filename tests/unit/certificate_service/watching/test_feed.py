@@ -123,6 +123,9 @@ async def test_what_is_committed_while_it_catches_up_comes_once_and_in_order(
         (Position(21, 147), False),
         (Position(-3, 0), False),
         (Position(2**62, 0), False),
+        (Position(-1, 0), False),
+        (Position(-(2**63), 0), False),
+        (Position(2**63 - 1, 0), False),
     ],
 )
 async def test_it_resumes_from_what_it_keeps_and_no_other_history(

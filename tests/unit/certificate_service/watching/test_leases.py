@@ -10,22 +10,22 @@ import pytest
 
 from handclasp.certificate_service.watching.leases import CLOCK_RATE_BOUND, Holder, Leases, Settled
 from handclasp.errors import ResourceExhausted
-from tests.unit.certificate_service.watching.clock import SettableBootTime
+from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 
 LEASE = 2.0
 
 
 @pytest.fixture
-def clock() -> SettableBootTime:
-    return SettableBootTime()
+def clock() -> SettableLeaseClock:
+    return SettableLeaseClock()
 
 
 @pytest.fixture
-def leases(clock: SettableBootTime) -> Leases:
+def leases(clock: SettableLeaseClock) -> Leases:
     return Leases(clock, maximum=3)
 
 
-def holder(leases: Leases, clock: SettableBootTime, name: str = "p", *, acknowledged: int = 0) -> Holder:
+def holder(leases: Leases, clock: SettableLeaseClock, name: str = "p", *, acknowledged: int = 0) -> Holder:
     entered = leases.enter(("rp", name))
     leases.grant(entered, clock(), LEASE)
     leases.acknowledge(entered, acknowledged)
@@ -50,12 +50,12 @@ async def test_nobody_to_wait_for(leases: Leases) -> None:
     assert await leases.settle(1) == Settled(0, 0)
 
 
-async def test_whoever_has_acknowledged_is_not_waited_for(leases: Leases, clock: SettableBootTime) -> None:
+async def test_whoever_has_acknowledged_is_not_waited_for(leases: Leases, clock: SettableLeaseClock) -> None:
     holder(leases, clock, acknowledged=5)
     assert await leases.settle(5) == Settled(acknowledged=1)
 
 
-async def test_it_waits_for_everybody(leases: Leases, clock: SettableBootTime) -> None:
+async def test_it_waits_for_everybody(leases: Leases, clock: SettableLeaseClock) -> None:
     one, other = holder(leases, clock, "one"), holder(leases, clock, "other")
     with waiting(leases, 3) as settling:
         leases.acknowledge(one, 3)
@@ -67,7 +67,7 @@ async def test_it_waits_for_everybody(leases: Leases, clock: SettableBootTime) -
         assert await settling == Settled(acknowledged=2)
 
 
-async def test_the_service_waits_longer_than_the_clocks_can_differ(clock: SettableBootTime) -> None:
+async def test_the_service_waits_longer_than_the_clocks_can_differ(clock: SettableLeaseClock) -> None:
     """Rule 1, at its edge: a relying party's clock may be slower by the bound."""
     leases = Leases(clock, maximum=3)
     entered = leases.enter(("rp", "p"))
@@ -81,7 +81,17 @@ async def test_the_service_waits_longer_than_the_clocks_can_differ(clock: Settab
         assert await settling == Settled(ended=1)
 
 
-async def test_later_renewals_do_not_prolong_it(leases: Leases, clock: SettableBootTime) -> None:
+def test_streams_are_limited_too(leases: Leases) -> None:
+    """Each takes one of the calls that may run at once, whoever's process it is."""
+    entered = [leases.enter(("rp", "p")) for _ in range(3)]
+    for key in (("rp", "p"), ("rp", "another")):
+        with pytest.raises(ResourceExhausted):
+            leases.enter(key)
+    leases.leave(entered[0])
+    assert leases.enter(("rp", "another")).streams == 1
+
+
+async def test_later_renewals_do_not_prolong_it(leases: Leases, clock: SettableLeaseClock) -> None:
     """Rule 10."""
     entered = holder(leases, clock)
     clock.now += LEASE
@@ -96,7 +106,7 @@ async def test_later_renewals_do_not_prolong_it(leases: Leases, clock: SettableB
         assert not settling.done()
 
 
-async def test_a_lease_outlives_its_stream(leases: Leases, clock: SettableBootTime) -> None:
+async def test_a_lease_outlives_its_stream(leases: Leases, clock: SettableLeaseClock) -> None:
     """Rule 11."""
     leases.leave(holder(leases, clock))
     with waiting(leases, 1) as settling:
@@ -104,14 +114,14 @@ async def test_a_lease_outlives_its_stream(leases: Leases, clock: SettableBootTi
         assert not settling.done()
 
 
-async def test_records_are_by_user_and_process(leases: Leases, clock: SettableBootTime) -> None:
+async def test_records_are_by_user_and_process(leases: Leases, clock: SettableLeaseClock) -> None:
     """Rule 12."""
     first = holder(leases, clock, "p")
     assert leases.enter(("rp", "p")) is first
     assert leases.enter(("other", "p")) is not first
 
 
-async def test_a_wait_that_is_given_up_leaves_nothing_behind(leases: Leases, clock: SettableBootTime) -> None:
+async def test_a_wait_that_is_given_up_leaves_nothing_behind(leases: Leases, clock: SettableLeaseClock) -> None:
     entered = holder(leases, clock)
     with waiting(leases, 1) as settling:
         await turns()
@@ -120,7 +130,7 @@ async def test_a_wait_that_is_given_up_leaves_nothing_behind(leases: Leases, clo
     assert entered.awaited == []
 
 
-async def test_a_wait_that_ends_by_the_clock_leaves_nothing_behind(leases: Leases, clock: SettableBootTime) -> None:
+async def test_a_wait_that_ends_by_the_clock_leaves_nothing_behind(leases: Leases, clock: SettableLeaseClock) -> None:
     entered = holder(leases, clock)
     clock.now += LEASE
     with waiting(leases, 1) as settling:
@@ -130,7 +140,7 @@ async def test_a_wait_that_ends_by_the_clock_leaves_nothing_behind(leases: Lease
     assert entered.awaited == []
 
 
-async def test_too_many_are_refused_and_those_who_left_make_room(leases: Leases, clock: SettableBootTime) -> None:
+async def test_too_many_are_refused_and_those_who_left_make_room(leases: Leases, clock: SettableLeaseClock) -> None:
     holders = [holder(leases, clock, name) for name in "abc"]
     with pytest.raises(ResourceExhausted):
         leases.enter(("rp", "d"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from handclasp.certificate_service.domain.changes import Effect
@@ -14,7 +16,7 @@ from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
-from tests.unit.certificate_service.watching.clock import SettableBootTime
+from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 
 LEASE = 2.0
 
@@ -27,7 +29,7 @@ async def feed(database: Database) -> AsyncIterator[ChangeFeed]:
     await feed.close()
 
 
-def lease_of(database: Database, feed: ChangeFeed, clock: SettableBootTime, *, alone: bool) -> ReplicaLease:
+def lease_of(database: Database, feed: ChangeFeed, clock: SettableLeaseClock, *, alone: bool) -> ReplicaLease:
     """Of a process that nobody watches."""
     return ReplicaLease(database, feed, Leases(clock, maximum=10), clock, seconds=LEASE, alone=alone)
 
@@ -40,7 +42,7 @@ async def rows(database: Database) -> list[str]:
 
 
 async def test_before_it_is_registered_nothing_may_be_granted(database: Database, feed: ChangeFeed) -> None:
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     replica = lease_of(database, feed, clock, alone=False)
     assert replica.certain_until < clock()
     await replica.register()
@@ -50,7 +52,7 @@ async def test_before_it_is_registered_nothing_may_be_granted(database: Database
 
 async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(database: Database, feed: ChangeFeed) -> None:
     """Rule 13: a process that was killed has left its row."""
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     await lease_of(database, feed, clock, alone=True).register()
     successor = lease_of(database, feed, clock, alone=True)
     others = OtherReplicas(database, successor, clock)
@@ -66,7 +68,7 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
 
 
 async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     await lease_of(database, feed, clock, alone=True).register()
     others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
     await others.look()
@@ -74,9 +76,36 @@ async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Databa
     await asyncio.wait_for(others.settle(1), 10)
 
 
+async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
+    database: Database, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows that crashes left; while one barrier deletes the first, another deletes both, and a third one looks."""
+    clock = SettableLeaseClock()
+    for _ in range(2):
+        await lease_of(database, feed, clock, alone=True).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
+    await others.look()
+    clock.now += LEASE + 0.1
+    write = database.write
+    first = True
+
+    async def held_up(work: Callable[[Transaction], Awaitable[Any]]) -> Any:
+        nonlocal first
+        done = await write(work)
+        if first:
+            first = False
+            await others.settle(2)
+            await others.look()
+        return done
+
+    monkeypatch.setattr(database, "write", held_up)
+    await others.settle(1)
+    assert await rows(database) == []
+
+
 async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(database: Database, feed: ChangeFeed) -> None:
     """Rule 20 and the like of rule 10: whoever renews reads a head that includes the revision."""
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     neighbour = lease_of(database, feed, clock, alone=False)
     await neighbour.register()
     others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
@@ -91,7 +120,7 @@ async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(databas
 
 async def test_a_lease_counts_from_before_its_renewal(database: Database, feed: ChangeFeed) -> None:
     """Rule 18: however long the transaction takes."""
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     replica = lease_of(database, feed, clock, alone=False)
     await replica.register()
     began = clock()
@@ -106,7 +135,7 @@ async def test_a_lease_counts_from_before_its_renewal(database: Database, feed: 
 
 async def test_after_each_renewal_it_has_caught_up(database: Database, feed: ChangeFeed) -> None:
     """Rule 19: also with what nobody told of."""
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     replica = lease_of(database, feed, clock, alone=False)
     await replica.register()
 
@@ -121,7 +150,7 @@ async def test_after_each_renewal_it_has_caught_up(database: Database, feed: Cha
 
 async def test_one_that_was_given_up_comes_back_under_another_id(database: Database, feed: ChangeFeed) -> None:
     """Rule 21: a process that was frozen, and thaws."""
-    clock = SettableBootTime()
+    clock = SettableLeaseClock()
     frozen = lease_of(database, feed, clock, alone=False)
     await frozen.register()
     before = frozen.id

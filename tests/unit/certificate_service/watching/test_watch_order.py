@@ -30,7 +30,7 @@ from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.records import put_certificate, put_profile, put_user
-from tests.unit.certificate_service.watching.clock import SettableBootTime
+from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 from tests.unit.x509.refusals import NOW
 
 LEASE = 2.0
@@ -41,7 +41,7 @@ class Stage:
     """A watch of a relying party that has been let in, and the feed that it watches."""
 
     def __init__(self, database: Database) -> None:
-        self.clock = SettableBootTime()
+        self.clock = SettableLeaseClock()
         self.feed = ChangeFeed(database)
         self.leases = Leases(self.clock, maximum=10)
         self.replica = ReplicaLease(database, self.feed, self.leases, self.clock, seconds=LEASE, alone=False)
@@ -56,7 +56,7 @@ class Stage:
             authenticator=Authenticator(self.facts, None, denials, now),  # type: ignore[arg-type]  # no passwords here
             access=Access(denials, protect_administrators=True),
             clock=now,
-            boottime=self.clock,
+            lease_clock=self.clock,
         )
 
     def watch(self, caller: Caller, applied: Position | None = None) -> Watch:
