@@ -27,7 +27,7 @@ unexport PIP_REQUIREMENT PIP_DRY_RUN PIP_PYTHON PYTHONHOME
 .PHONY: help install dev demo test campaign fuzz lint protos lock bench bench-full bench-workers bench-replicas tools clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: install ## Start both services, issue a certificate, run an integration with it, revoke it
 	@$(BIN)/python tools/demo.py

@@ -29,7 +29,7 @@ LAST_DELAY = 30.0
 STEADY = 60.0
 """Seconds after which a worker's end is not held against the next one."""
 
-_STOP_MARGIN = 10.0
+_STOP_MARGIN = 5.0
 _LOOK = 0.05
 _PROBE_SECONDS = 2.0
 _LOOPBACK = "127.0.0.1"
