@@ -38,7 +38,7 @@ from handclasp.certificate_service.use_cases.renew_certificate import RenewCerti
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
-from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits
+from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits, WatchParts
 from handclasp.certificate_service.watching.coordination import Coordination, coordinate
 from handclasp.serving.clock import lease_clock
 
@@ -185,14 +185,16 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             explain=ExplainDecision(denials, access),
             coordination=coordination,
             watching=WatchAuthorization(
-                coordination.feed,
-                coordination.leases,
-                coordination.replica,
-                WatchLimits(settings.lease, settings.ping_interval),
-                facts=facts,
-                authenticator=authenticator,
-                access=access,
-                clock=clock,
-                lease_clock=lease_clock,
+                WatchParts(
+                    feed=coordination.feed,
+                    leases=coordination.leases,
+                    replica=coordination.replica,
+                    limits=WatchLimits(settings.lease, settings.ping_interval),
+                    facts=facts,
+                    authenticator=authenticator,
+                    access=access,
+                    clock=clock,
+                    lease_clock=lease_clock,
+                )
             ),
         )

@@ -91,31 +91,26 @@ class WatchLimits:
     ping_interval: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchParts:
+    """What watches need of the service."""
+
+    feed: ChangeFeed
+    leases: Leases
+    replica: ReplicaLease
+    limits: WatchLimits
+    facts: FactsReader
+    authenticator: Authenticator
+    access: Access
+    clock: Clock
+    lease_clock: LeaseClock
+
+
 class WatchAuthorization:
     """Opens watches, and ends them all when the service stops."""
 
-    def __init__(
-        self,
-        feed: ChangeFeed,
-        leases: Leases,
-        replica: ReplicaLease,
-        limits: WatchLimits,
-        *,
-        facts: FactsReader,
-        authenticator: Authenticator,
-        access: Access,
-        clock: Clock,
-        lease_clock: LeaseClock,
-    ) -> None:
-        self._feed = feed
-        self._leases = leases
-        self._replica = replica
-        self._facts = facts
-        self._authenticator = authenticator
-        self._access = access
-        self._limits = limits
-        self._clock = clock
-        self._lease_clock = lease_clock
+    def __init__(self, parts: WatchParts) -> None:
+        self._parts = parts
         self._open: set[Watch] = set()
 
     def open(self, caller: Caller, process_id: str, applied: Position | None) -> Watch:
@@ -129,10 +124,10 @@ class WatchAuthorization:
             InvalidArgument, PermissionDenied
             ResourceExhausted: TOO_MANY_WATCHERS.
         """
-        self._access.require_some(caller, Permission.AUTHORIZE_PEERS)
+        self._parts.access.require_some(caller, Permission.AUTHORIZE_PEERS)
         if _PROCESS_ID.fullmatch(process_id) is None:
             raise invalid_field("start.process_id", "must be 16 to 64 lower-case hexadecimal digits, made at random")
-        return Watch(self, caller, process_id, applied)
+        return Watch(self._parts, self._open, caller, process_id, applied)
 
     def stop(self) -> None:
         """Ends all watches; their leases run on."""
@@ -143,8 +138,11 @@ class WatchAuthorization:
 class Watch:
     """One stream of a relying party. Made by `WatchAuthorization.open`."""
 
-    def __init__(self, watching: WatchAuthorization, caller: Caller, process_id: str, applied: Position | None) -> None:
-        self._of = watching
+    def __init__(
+        self, parts: WatchParts, all_open: set[Watch], caller: Caller, process_id: str, applied: Position | None
+    ) -> None:
+        self._parts = parts
+        self._all_open = all_open
         self._caller = caller
         self._key = (caller.user_id, process_id)
         self._applied = applied
@@ -156,36 +154,36 @@ class Watch:
         self._valid_until: datetime | None = None
 
     def __enter__(self) -> Self:
-        of = self._of
+        parts = self._parts
         # Registered first; only then is the head read (rule 9).
-        self._holder = of._leases.enter(self._key)
-        self._forget_feed = of._feed.watch(self._wake.set)
-        of._open.add(self)
-        self._position = of._feed.head
+        self._holder = parts.leases.enter(self._key)
+        self._forget_feed = parts.feed.watch(self._wake.set)
+        self._all_open.add(self)
+        self._position = parts.feed.head
         _LOG.info("watch_begun", user=self._caller.user, process=self._key[1], peer_address=self._caller.address)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._of._open.discard(self)
+        self._all_open.discard(self)
         self._forget_feed()
-        self._of._leases.leave(self._holder)
+        self._parts.leases.leave(self._holder)
         _LOG.info("watch_ended", user=self._caller.user, process=self._key[1], peer_address=self._caller.address)
 
     def ping(self, number: int, acknowledged: int) -> None:
         """A ping was received, just now."""
-        received = self._of._lease_clock()
+        received = self._parts.lease_clock()
         self.acknowledge(acknowledged)
         # Recorded before it is granted, for whoever publishes something from now on.
-        self._of._leases.grant(self._holder, received, self._of._limits.lease)
+        self._parts.leases.grant(self._holder, received, self._parts.limits.lease)
         self._pings.append((number, received))
         self._wake.set()
 
     def acknowledge(self, revision: int) -> None:
         """The relying party has applied all that it was told up to that revision."""
         # Nobody can have applied what this stream did not say.
-        self._of._leases.acknowledge(self._holder, min(revision, self._position.revision))
+        self._parts.leases.acknowledge(self._holder, min(revision, self._position.revision))
 
     def end(self, error: HandclaspError | None = None) -> None:
         """Ends the messages: with an error, or since the relying party has nothing more to say."""
@@ -201,11 +199,11 @@ class Watch:
             Unavailable: SERVER_STOPPING.
         """
         await self._check_right()
-        yield Welcome(self._of._limits.ping_interval, self._of._limits.lease)
+        yield Welcome(self._parts.limits.ping_interval, self._parts.limits.lease)
         if self._applied is not None and self._applied.revision > self._position.revision:
             # Another process that serves the database may have said more than was heard of here so far.
-            await self._of._feed.look()
-            self._position = self._of._feed.head
+            await self._parts.feed.look()
+            self._position = self._parts.feed.head
         for message in self._beginning():
             yield message
         while True:
@@ -217,27 +215,27 @@ class Watch:
                 return
             # In this order. The pings that are here will be answered after all changes that are due now (rule 3), under
             # a lease of ours that was certain before those were read (rule 19).
-            certain_until = self._of._replica.certain_until
+            certain_until = self._parts.replica.certain_until
             pings = list(self._pings)
             self._pings.clear()
-            revisions = self._of._feed.since(self._position)
+            revisions = self._parts.feed.since(self._position)
             if self._concerns_own_right(revisions) or (pings and self._is_over()):
                 await self._check_right()
             if revisions is None:
-                self._position = self._of._feed.head
+                self._position = self._parts.feed.head
                 yield Reset(self._position, history_lost=False)
             else:
                 for part in _parts(revisions):
                     self._position = part.position
                     yield part
             for number, received in pings:
-                lease = min(self._of._limits.lease, certain_until - received)
+                lease = min(self._parts.limits.lease, certain_until - received)
                 if lease > 0:
                     yield Pong(number, self._position.revision, lease)
 
     def _beginning(self) -> Iterator[Message]:
         applied, head = self._applied, self._position
-        if applied is not None and self._of._feed.since(applied) is not None:
+        if applied is not None and self._parts.feed.since(applied) is not None:
             self._position = applied
             self.acknowledge(applied.revision)
             # What it missed is due.
@@ -264,16 +262,16 @@ class Watch:
         )
 
     def _is_over(self) -> bool:
-        return self._valid_until is not None and self._of._clock() >= self._valid_until
+        return self._valid_until is not None and self._parts.clock() >= self._valid_until
 
     async def _check_right(self) -> None:
         """Raises Unauthenticated or PermissionDenied if the relying party may not watch (any more)."""
-        of, caller = self._of, self._caller
-        facts = await of._facts.peer(caller.fingerprint)
-        fresh = await of._authenticator.authenticate(
+        parts, caller = self._parts, self._caller
+        facts = await parts.facts.peer(caller.fingerprint)
+        fresh = await parts.authenticator.authenticate(
             fingerprint=caller.fingerprint, credentials=None, address=caller.address, method=_METHOD
         )
-        of._access.require_some(fresh, Permission.AUTHORIZE_PEERS)
+        parts.access.require_some(fresh, Permission.AUTHORIZE_PEERS)
         if facts is not None:
             self._own_names = _names(facts)
             self._valid_until = facts.certificate.trusted_until

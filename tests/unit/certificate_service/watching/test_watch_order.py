@@ -24,6 +24,7 @@ from handclasp.certificate_service.use_cases.watch_authorization import (
     Watch,
     WatchAuthorization,
     WatchLimits,
+    WatchParts,
     Welcome,
 )
 from handclasp.certificate_service.watching.feed import ChangeFeed
@@ -48,15 +49,17 @@ class Stage:
         self.facts = FactsReader(database)
         denials = DenialLog(database, DenialLimits(), now)
         self.watching = WatchAuthorization(
-            self.feed,
-            self.leases,
-            self.replica,
-            WatchLimits(LEASE, 0.5),
-            facts=self.facts,
-            authenticator=Authenticator(self.facts, None, denials, now),  # type: ignore[arg-type]  # no passwords here
-            access=Access(denials, protect_administrators=True),
-            clock=now,
-            lease_clock=self.clock,
+            WatchParts(
+                feed=self.feed,
+                leases=self.leases,
+                replica=self.replica,
+                limits=WatchLimits(LEASE, 0.5),
+                facts=self.facts,
+                authenticator=Authenticator(self.facts, None, denials, now),  # type: ignore[arg-type]  # no passwords here
+                access=Access(denials, protect_administrators=True),
+                clock=now,
+                lease_clock=self.clock,
+            )
         )
 
     def watch(self, caller: Caller, applied: Position | None = None) -> Watch:
