@@ -3,12 +3,15 @@ administrator."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.processes import Deployment, Finished, run_command, wait_until
+from tests.e2e.processes import Deployment, Finished, Process, free_port, run_command, wait_until
 
 # Several starts and stops of processes, on cores that may be busy with other tests.
 pytestmark = pytest.mark.timeout(300)
@@ -49,6 +52,40 @@ def test_no_answer_is_never_a_yes(deployment: Deployment) -> None:
                 wait_until(lambda: echo(deployment).status == 0, "the execution server asks again")
                 deployment.run("user", "disable", "alice").json()
                 assert echo(deployment).reason(3) == "CERTIFICATE_NOT_ACCEPTED"
+
+
+def test_one_that_has_not_reached_the_certificate_service_yet_says_so(deployment: Deployment) -> None:
+    """Whoever watches it is to see that it lives, and leave it alone."""
+    with deployment.certificates():
+        deployment.issue_execution_identity()
+    identity, port = deployment.identity("executions"), free_port()
+    waiting = Process(
+        "waiting",
+        *("serve", "executions", "--certificate-service", f"localhost:{deployment.ports['mtls']}"),
+        *("--ca", deployment.data_dir / "ca.pem", "--cert", identity / "cert.pem", "--key", identity / "key.pem"),
+        *("--port", "0", "--health-port", str(port)),
+        folder=deployment.folder,
+    )
+    with waiting:
+        wait_until(lambda: health(port, "livez")[0] == 200, "it lives")
+        status, answer = health(port, "readyz")
+        assert status == 503
+        assert "has not been reached yet" in answer["missing"]
+        with deployment.certificates():
+            wait_until(lambda: health(port, "readyz")[0] == 200, "it has a lease")
+
+
+def health(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    """What a service says of itself; status 0 if nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", f"/{path}")
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except OSError:
+        return 0, {}
+    finally:
+        connection.close()
 
 
 def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployment) -> None:

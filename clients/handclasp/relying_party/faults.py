@@ -19,6 +19,7 @@ def log_refused_identity(error: grpc.aio.AioRpcError) -> None:
         "own_identity_refused",
         status=error.code().name,
         details=error.details(),
+        **{name: value for name, value in from_rpc_error(error).metadata.items() if name == "decision"},
         hint="check that this server's own certificate is on file at the certificate service, neither revoked nor on "
         "hold nor expired, and that its user is active and holds AUTHORIZE_PEERS (profile relying-party) on what is "
         "asked about",

@@ -129,7 +129,7 @@ class Watch:
         """Logs once if the lease has run out. Nothing depends on it."""
         if self._had_lease and not self._knowledge.lease_runs():
             self._had_lease = False
-            _LOG.warning("lease_lost", hint="nothing is allowed until the certificate service is reached again")
+            _LOG.warning("lease_lost", hint="nothing is allowed until the certificate service grants one again")
 
     def _delay(self) -> float:
         """Seconds until the next stream: none before all addresses have been tried."""

@@ -85,7 +85,7 @@ def make_data_folder(path: Path) -> None:
         # Its owner could put other keys there. Only a process of root's gets so far.
         raise DataFolderError(
             f"{path} belongs to another user (id {found.st_uid}), who could replace the keys in it; run this as that"
-            " user, change the owner, or choose another --data-dir"
+            " user, or choose another --data-dir"
         )
     mode = found.st_mode & 0o777
     if mode & 0o077:

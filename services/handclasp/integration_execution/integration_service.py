@@ -159,7 +159,8 @@ def _not_found(name: str, version: str) -> NotFound:
     wanted = f"{name!r}, version {version[:64]!r}," if version else repr(name)
     return NotFound(
         Reason.INTEGRATION_NOT_FOUND,
-        f"there is no integration {wanted} that you may run; list those that there are",
+        f"there is no integration {wanted} that you may run; `handclasp integration list` (ListIntegrations) says which"
+        " there are",
     )
 
 

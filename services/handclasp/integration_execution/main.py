@@ -55,14 +55,26 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     registry = _load_registry(settings)
+    relying_party: RelyingParty | None = None
+    serving = False
+
+    async def missing() -> str | None:
+        if relying_party is None:
+            return f"the certificate service, {settings.certificate_service}, which has not been reached yet"
+        if not serving:
+            return "the port, which is about to be opened"
+        return None if relying_party.ready else "a lease of the certificate service"
+
     async with AsyncExitStack() as stack:
+        # Before anything is waited for: whoever watches this process is to see that it lives, and what it lacks.
+        try:
+            http = HttpServer(health_routes(missing), host=settings.health_host, port=settings.health_port)
+            await stack.enter_async_context(http)
+        except OSError as error:
+            raise port_taken("health_port", settings.health_host, settings.health_port) from error
         relying_party = await _relying_party(settings, stop, stack)
         if relying_party is None:
             return
-
-        async def missing() -> str | None:
-            return None if relying_party.ready else "a lease of the certificate service"
-
         interceptor = CallInterceptor(_admit)
         server = make_server(interceptor, settings.limits, shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)
@@ -70,13 +82,9 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         add_IntegrationServiceServicer_to_server(service, server)
         health = add_health_and_reflection(server, [SERVICE_NAME])
         port = listen(server, settings.host, settings.port, relying_party.server_credentials(), setting="port")
-        try:
-            http = HttpServer(health_routes(missing), host=settings.health_host, port=settings.health_port)
-            await stack.enter_async_context(http)
-        except OSError as error:
-            raise port_taken("health_port", settings.health_host, settings.health_port) from error
         await server.start()
         await set_serving(health, [SERVICE_NAME], serving=True)
+        serving = True
         if settings.ready_file is not None:
             write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)

@@ -55,7 +55,7 @@ def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serv
 def port_taken(setting: str, host: str, port: int) -> StartError:
     return StartError(
         f"{PORT_TAKEN} {host} port {port}: another process has it, or the address is not this machine's; stop that"
-        f" process, or set {setting} (0: any free one)"
+        f" process, or set {setting} (0: any free one) or the host"
     )
 
 
@@ -118,7 +118,9 @@ def _fault(
         near = difflib.get_close_matches(unknown, _names(kind, parents), n=1)
         advice = f"; did you mean {'.'.join([*parents, *near])}?" if near else ""
         return f"[{kind.section}] has no setting {name}{advice}"
-    return f"{name}: {message}"
+    # What our own checks say; of several settings at once, they name them.
+    message = message.removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def _names(kind: type[SectionSettings], parents: list[str]) -> list[str]:

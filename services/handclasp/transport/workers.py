@@ -195,7 +195,7 @@ class Workers:
             async with asyncio.timeout(_PROBE_SECONDS):
                 return await _ask_readiness(port)
         except (OSError, ValueError, TimeoutError):
-            return "it does not answer"
+            return "it is still starting, or does not answer"
 
     def _ready_file(self, number: int) -> Path:
         if self._folder is None:
