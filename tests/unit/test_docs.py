@@ -215,7 +215,7 @@ def test_the_layout_has_each_folder_of_the_certificate_service() -> None:
 
 
 def test_rules_that_code_and_tests_refer_to_are_there() -> None:
-    there = re.findall(r"^(\d+)\. ", section(read("docs/revocation.md"), "The rules"), re.MULTILINE)
+    there = re.findall(r"^- \*\*(\d+)\.\*\* ", section(read("docs/revocation.md"), "The rules"), re.MULTILINE)
     assert len(there) == len(set(there))
     for root in ("clients", "services", "tests"):
         for source in (ROOT / root).glob("**/*.py"):
