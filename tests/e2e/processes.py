@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -50,11 +51,23 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = START_
         time.sleep(0.02)
 
 
+_PORTS = (10_000, 32_000)
+_random = random.SystemRandom()
+
+
 def free_port() -> int:
-    """A port that was free a moment ago, for processes that must come back on the same one."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that was free a moment ago, for processes that must come back on the same one.
+
+    Below those that systems hand out by themselves: somebody's connection could have it while the process that is to
+    come back is away.
+    """
+    while True:
+        port = _random.randrange(*_PORTS)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
 
 
 @dataclass(frozen=True)
