@@ -22,6 +22,7 @@ OWNERS = tuple(f"owner-{number}" for number in range(5))
 """The users that the certificates are mapped to in turn; each has the profile `regular-user`."""
 
 _BATCH = 10_000
+_KEPT = 2
 _SAMPLES = 1000
 
 
@@ -100,12 +101,13 @@ class Copies:
     def __init__(self, der: bytes) -> None:
         leaf = x509.load_der_x509_certificate(der)
         signed = leaf.tbs_certificate_bytes
-        # Of an INTEGER's contents the first byte stays, so that the number keeps its sign and its length.
+        # Of an INTEGER's contents the first two bytes stay: the number keeps its sign and its length, and a first byte
+        # of zero is still needed by the second (X.690 8.3.2: the shortest form is the only one).
         number = leaf.serial_number.to_bytes(leaf.serial_number.bit_length() // 8 + 1)
-        serial_begin = der.index(number) + 1
+        serial_begin = der.index(number) + _KEPT
         self._der = der
-        self._first = number[:1]
-        self._serial = slice(serial_begin, serial_begin + len(number) - 1)
+        self._first = number[:_KEPT]
+        self._serial = slice(serial_begin, serial_begin + len(number) - _KEPT)
         self._signed = slice(der.index(signed), der.index(signed) + len(signed))
 
     def make(self) -> tuple[bytes, bytes, int]:

@@ -221,6 +221,7 @@ class OutsideCA:
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
         rsa_padding: padding.PSS | None = None,
         signature_hash: hashes.SHA256 | hashes.SHA512 | hashes.SHA3_256 | None = None,
+        serial: int | None = None,
     ) -> Issued:
         """A leaf, fit for uploading unless the arguments make it otherwise.
 
@@ -231,6 +232,7 @@ class OutsideCA:
             ca: BasicConstraints; None leaves them out.
             alternative: subject alternative names; none, no extension.
             rsa_padding, signature_hash: for CAs with RSA keys, and for uncommon hashes.
+            serial: a random one if not given.
         """
         own_key = key or ec.generate_private_key(ec.SECP256R1())
         wanted = [*extensions]
@@ -250,6 +252,7 @@ class OutsideCA:
             wanted,
             rsa_padding=rsa_padding,
             signature_hash=signature_hash,
+            serial=serial,
         )
         return Issued(certificate, own_key, self.intermediates)
 
@@ -263,13 +266,14 @@ class OutsideCA:
         *,
         rsa_padding: padding.PSS | None = None,
         signature_hash: hashes.SHA256 | hashes.SHA512 | hashes.SHA3_256 | None = None,
+        serial: int | None = None,
     ) -> x509.Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.name)
             .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial or x509.random_serial_number())
             .not_valid_before(not_before)
             .not_valid_after(not_after)
         )
