@@ -311,7 +311,7 @@ class TestGuessing:
             )
             # On a slow machine the first waits (1 s, 2 s, ...) pass meanwhile, and one more is looked at after each.
             passed = int(math.log2((installation.clock() - started).total_seconds() + 1))
-            # Whichever is read first is first. If the right one is among those, it clears the record, once.
+            # Whichever arrives first is first. If the right one is among those, it clears the record, once.
             free = FREE_ATTEMPTS * (1 + outcomes["OK"])
             assert outcomes["CREDENTIALS_INVALID"] + outcomes["OK"] <= free + passed
             assert set(outcomes) <= {"CREDENTIALS_INVALID", "CREDENTIALS_THROTTLED", "PASSWORD_CHECKS_BUSY", "OK"}

@@ -31,6 +31,14 @@ class Checked:
     retry_time: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Running:
+    """A check that is under way, and what it compares with."""
+
+    stored: asyncio.Future[str | None]
+    outcome: asyncio.Task[Checked]
+
+
 class PasswordChecker:
     """The one place where a password is compared.
 
@@ -57,7 +65,7 @@ class PasswordChecker:
         self._waiting: Counter[str] = Counter()
         # Only to compare attempts with each other while they are being checked.
         self._process_key = secrets.token_bytes(32)
-        self._running: dict[_Attempt, tuple[str | None, asyncio.Task[Checked]]] = {}
+        self._running: dict[_Attempt, _Running] = {}
 
     async def check(self, user_id: str, password: str, address: str) -> Checked:
         """Whether that is the user's password.
@@ -68,44 +76,48 @@ class PasswordChecker:
         address = source_of(address)
         composed = normalize_password(password).encode()
         key = (user_id, address, hmac.digest(self._process_key, composed, hashlib.sha256))
-        if key not in self._running:
-            self._require_room(address)
-        # Read by each attempt, also by one that joins another: a check that began before the password was changed says
-        # nothing to whoever asks after that.
-        stored = await self._find_hash(user_id)
-        compared_with, task = self._running.get(key, (None, None))
-        if task is None or compared_with != stored:
-            self._require_room(address)
-            task = asyncio.create_task(self._check(user_id, stored, composed.decode(), address))
-            self._running[key] = stored, task
-            self._waiting[address] += 1
-            task.add_done_callback(lambda done: self._finished(key, done, address))
-        # Shielded, because equal attempts share it, and because one that is let go counts all the same.
-        return await asyncio.shield(task)
+        outdated = None
+        while (running := self._running.get(key)) is not None and running is not outdated:
+            # A check that began before the password was changed says nothing to whoever asks after that.
+            stored = await self._find_hash(user_id)
+            if stored == await asyncio.shield(running.stored):
+                return await asyncio.shield(running.outcome)
+            outdated = running
+        return await self._begin(key, composed.decode())
 
-    def _require_room(self, address: str) -> None:
+    async def _begin(self, key: _Attempt, password: str) -> Checked:
+        user_id, address, _ = key
         if self._waiting[address] >= self._waiting_per_address:
             raise ResourceExhausted(
                 Reason.PASSWORD_CHECKS_BUSY,
                 "too many passwords from this address are being checked; try again in a moment, or use a certificate",
                 retry_after=_BUSY_RETRY,
             )
-
-    async def _check(self, user_id: str, stored: str | None, password: str, address: str) -> Checked:
+        # Counted in the order of arrival, before anything is awaited: what is sent beside many others is one of them.
         retry_time = self._throttle.begin(user_id, address, self._clock())
         if retry_time is not None:
             return Checked(right=False, retry_time=retry_time)
-        right = False
+        stored = asyncio.ensure_future(self._find_hash(user_id))
+        outcome = asyncio.create_task(self._compare(user_id, address, stored, password))
+        self._running[key] = _Running(stored, outcome)
+        self._waiting[address] += 1
+        outcome.add_done_callback(lambda done: self._finished(key, done))
+        # Shielded, because equal attempts share it, and because one that is let go counts all the same.
+        return await asyncio.shield(outcome)
+
+    async def _compare(self, user_id: str, address: str, stored: asyncio.Future[str | None], password: str) -> Checked:
+        right: bool | None = None
         try:
-            right = await self._argon2.verify(stored, password)
+            right = await self._argon2.verify(await stored, password)
         finally:
             self._throttle.end(user_id, address, self._clock(), right=right)
         return Checked(right)
 
-    def _finished(self, key: _Attempt, task: asyncio.Task[Checked], address: str) -> None:
+    def _finished(self, key: _Attempt, outcome: asyncio.Task[Checked]) -> None:
         # By now there may be another one, which compares with a newer password.
-        if key in self._running and self._running[key][1] is task:
+        if key in self._running and self._running[key].outcome is outcome:
             del self._running[key]
+        _, address, _ = key
         self._waiting[address] -= 1
         if self._waiting[address] <= 0:
             del self._waiting[address]

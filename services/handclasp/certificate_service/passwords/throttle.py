@@ -59,13 +59,13 @@ class PasswordThrottle:
         record.pending += 1
         return None
 
-    def end(self, user_id: str, address: str, now: datetime, *, right: bool) -> None:
-        """Ends an attempt that `begin` let through. A right one clears the record."""
+    def end(self, user_id: str, address: str, now: datetime, *, right: bool | None) -> None:
+        """Ends an attempt that `begin` let through. A right one clears the record; with None, nobody looked at it."""
         record = self._record(user_id, address, now)
         record.pending = max(0, record.pending - 1)
         if right:
             record.failures, record.last_failure = 0, None
-        else:
+        elif right is not None:
             record.failures, record.last_failure = record.failures + 1, now
 
     def _wait(self, attempts: int) -> timedelta | None:
