@@ -1,8 +1,9 @@
 """A certificate service of one worker beside one of two, each on a PostgreSQL database of its own.
 
 `python -m tests.benchmarks --workers`. The load comes over several connections, since the kernel deals out connections
-and not calls. What each part takes of the processor is said along: on a machine of few cores, the load and the database
-take from the service what it would need to be twice as fast.
+and not calls. What each part takes of the processors is said along: on a machine of few cores, the load and the
+database take from the service what it would need to be twice as fast. So it is measured twice: as it is, and with each
+worker held to a share of one processor, which leaves the load and the database as much as processors of their own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.benchmarks.figures import Burst, Goal
 from tests.benchmarks.filling import fill
 from tests.benchmarks.load import Calls
 from tests.benchmarks.processes import CallFailedError
+from tests.benchmarks.quotas import QuotasUnavailableError, limited
 from tests.benchmarks.services import RunningServices, ServicesError
 from tests.support.postgres import PostgresRun
 
@@ -45,6 +47,9 @@ CALLERS = 64
 ROUNDS = 7
 BURST_SECONDS = 1.5
 GOAL = Goal(at_least=1.5)
+
+HELD_SHARE = 0.4
+"""Of a processor, for each worker: two of them, their load and PostgreSQL together need less than two processors."""
 
 _START_SECONDS = 90.0
 _CALL_SECONDS = 30.0
@@ -71,6 +76,22 @@ class Side:
     process: psutil.Process
     things: Mapping[str, Calls]
 
+    def worker_ids(self) -> Sequence[int]:
+        """Of the processes that serve. A single worker is the service's own process."""
+        return [child.pid for child in self.process.children()] if self.workers > 1 else [self.process.pid]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was measured, by what was called and how many workers there were.
+
+    Attributes:
+        held: the same with each worker held to `HELD_SHARE`; or why that could not be.
+    """
+
+    free: Mapping[tuple[str, int], Sequence[Round]]
+    held: Mapping[tuple[str, int], Sequence[Round]] | str
+
 
 def main(progress: Progress) -> None:
     """Measures, and prints a table.
@@ -88,9 +109,8 @@ def main(progress: Progress) -> None:
     (console if console.is_terminal else Console(width=140)).print(_table(found))
 
 
-async def _measure(folder: Path, run: PostgresRun, progress: Progress) -> dict[tuple[str, int], list[Round]]:
+async def _measure(folder: Path, run: PostgresRun, progress: Progress) -> Found:
     server = run.server()
-    found: dict[tuple[str, int], list[Round]] = {(name, count): [] for name in MEASURED for count in COUNTS}
     async with AsyncExitStack() as stack:
         sides = []
         for count in COUNTS:
@@ -100,24 +120,37 @@ async def _measure(folder: Path, run: PostgresRun, progress: Progress) -> dict[t
         database = psutil.Process(int((run.folder / "keeper.pid").read_text()))
         things = {(name, side.workers): side.things[name] for name in MEASURED for side in sides}
         load = stack.enter_context(processes.process(run_load, things))
-        load_process = psutil.Process().children()[-1]
-        for name in MEASURED:
-            for number in range(ROUNDS + 1):
-                # In turns, so that whatever else runs on the machine slows both of them down alike.
-                for side in sides:
-                    parts = (side.process, database, load_process)
-                    before, begin = [_seconds_used(part) for part in parts], time.perf_counter()
-                    load.send(((name, side.workers), BURST_SECONDS))
-                    burst = await processes.answer(load)
-                    if not isinstance(burst, Burst) or not workload.is_right(name, burst.sample):
-                        raise CallFailedError(f"{name}: {burst}")
-                    took = time.perf_counter() - begin
-                    used = [(_seconds_used(part) - then) / took for part, then in zip(parts, before, strict=True)]
-                    if number:
-                        # The first one only warms up.
-                        found[name, side.workers].append(Round(burst, *used))
-                progress(f"{name}: round {number} of {ROUNDS}")
+        parts = (database, psutil.Process().children()[-1])
+        free = await _rounds(sides, parts, load, progress)
+        try:
+            with limited([worker for side in sides for worker in side.worker_ids()], HELD_SHARE):
+                held: Mapping[tuple[str, int], Sequence[Round]] | str = await _rounds(sides, parts, load, progress)
+        except QuotasUnavailableError as error:
+            held = str(error)
         load.send(None)
+    return Found(free, held)
+
+
+async def _rounds(
+    sides: Sequence[Side], others: Sequence[psutil.Process], load: Connection, progress: Progress
+) -> dict[tuple[str, int], list[Round]]:
+    found: dict[tuple[str, int], list[Round]] = {(name, side.workers): [] for name in MEASURED for side in sides}
+    for name in MEASURED:
+        for number in range(ROUNDS + 1):
+            # In turns, so that whatever else runs on the machine slows both of them down alike.
+            for side in sides:
+                parts = (side.process, *others)
+                before, begin = [_seconds_used(part) for part in parts], time.perf_counter()
+                load.send(((name, side.workers), BURST_SECONDS))
+                burst = await processes.answer(load)
+                if not isinstance(burst, Burst) or not workload.is_right(name, burst.sample):
+                    raise CallFailedError(f"{name}: {burst}")
+                took = time.perf_counter() - begin
+                used = [(_seconds_used(part) - then) / took for part, then in zip(parts, before, strict=True)]
+                if number:
+                    # The first one only warms up.
+                    found[name, side.workers].append(Round(burst, *used))
+            progress(f"{name}: round {number} of {ROUNDS}")
     return found
 
 
@@ -219,17 +252,26 @@ async def _burst(channels: Sequence[grpc.aio.Channel], calls: Calls, seconds: fl
     return Burst(len(latencies), time.perf_counter() - begin, latencies, sample)
 
 
-def _table(found: Mapping[tuple[str, int], Sequence[Round]]) -> Table:
+def _table(found: Found) -> Table:
+    not_held = f" Not measured with workers that are held: {found.held}." if isinstance(found.held, str) else ""
     table = Table(
         title="Two workers beside one, on PostgreSQL",
         caption=(
             f"{CALLERS} calls at once on {CONNECTIONS} connections from one client process; medians of {ROUNDS} rounds."
             f" Processors in use while it ran, of {os.cpu_count()}: of the service, of PostgreSQL, of the client."
+            f" Held: each worker to {HELD_SHARE} of a processor, so that client and PostgreSQL have theirs.{not_held}"
         ),
         caption_justify="left",
     )
     for heading in ("", "workers", "calls/s", "p95", "service", "PostgreSQL", "client", "beside one", "goal"):
         table.add_column(heading, justify="left" if not heading else "right")
+    _add_rows(table, found.free, "")
+    if not isinstance(found.held, str):
+        _add_rows(table, found.held, ", held")
+    return table
+
+
+def _add_rows(table: Table, found: Mapping[tuple[str, int], Sequence[Round]], how: str) -> None:
     for name in MEASURED:
         first = found[name, COUNTS[0]]
         for count in COUNTS:
@@ -241,7 +283,7 @@ def _table(found: Mapping[tuple[str, int], Sequence[Round]]) -> Table:
                 ("", "") if count == COUNTS[0] else (f"{ratio:.2f}", "reached" if GOAL.reached(ratio) else "missed")
             )
             table.add_row(
-                name,
+                f"{name}{how}",
                 str(count),
                 f"{statistics.median(each.burst.rate for each in rounds):,.0f}",
                 f"{p95 * 1000:.0f} ms",
@@ -251,4 +293,3 @@ def _table(found: Mapping[tuple[str, int], Sequence[Round]]) -> Table:
                 ),
                 *beside,
             )
-    return table
