@@ -114,7 +114,12 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         )
         argon2 = Argon2(concurrency=settings.password_checks)
         stack.callback(argon2.close)
-        facts = FactsReader(database)
+
+        def known_head() -> int | None:
+            # Of what other processes commit, this one learns a little later.
+            return None if database.shared else coordination.feed.known_head
+
+        facts = FactsReader(database, known_head, remembered=settings.remembered_peers)
         stack.push_async_callback(facts.close)
         denials = DenialLog(database, settings.denials, clock)
         stack.push_async_callback(denials.try_to_flush)

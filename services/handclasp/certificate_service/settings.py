@@ -85,6 +85,10 @@ class CertificateServiceSettings(SectionSettings):
     password_checks_waiting: Annotated[int, Field(ge=1)] = Field(
         16, description="How many password checks may wait at once for one address."
     )
+    remembered_peers: Annotated[int, Field(ge=0)] = Field(
+        10_000,
+        description="On SQLite: how many peers' certificates and users are kept in memory, until anything changes.",
+    )
     throttle: ThrottleLimits = Field(
         default_factory=ThrottleLimits, description="How guessing of passwords and tokens is slowed."
     )

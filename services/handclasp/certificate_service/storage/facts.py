@@ -1,14 +1,15 @@
 """Reads what decisions depend on.
 
-Calls that wait at the same time share one query, and each sees all that was committed before it asked.
+Calls that wait at the same time share one query, and each sees all that was committed before it asked. What was read of
+a peer is remembered until the revision moves, if this process knows of every commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -90,9 +91,20 @@ class Known:
 
 
 class FactsReader:
-    """Facts of peers by fingerprint and of users by id, over connections of its own."""
+    """Facts of peers by fingerprint and of users by id, over connections of its own.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        known_head: the revision up to which this process knows of all that is committed; None while it cannot tell.
+            What was read at that revision or later is still so, and is not read again.
+        remembered: how many peers' facts are kept at most; those unused for longest go first.
+    """
+
+    def __init__(
+        self, database: Database, known_head: Callable[[], int | None] = lambda: None, *, remembered: int = 0
+    ) -> None:
+        self._known_head = known_head
+        self._limit = remembered
+        self._remembered: OrderedDict[str, Known] = OrderedDict()
         self._peers = _Queue(database, _by_fingerprint, "fingerprint")
         self._users = _Queue(database, _by_user, "user_id")
 
@@ -102,8 +114,16 @@ class FactsReader:
 
     async def known(self, fingerprint: str) -> Known:
         """The same, and the revision that it was read at."""
+        head = self._known_head()
+        remembered = self._remembered.get(fingerprint)
+        if remembered is not None and head is not None and remembered.revision >= head:
+            self._remembered.move_to_end(fingerprint)
+            return remembered
         revision, rows = await self._peers.rows(fingerprint)
-        return Known(revision, _peer_facts(rows) if rows else None)
+        known = Known(revision, _peer_facts(rows) if rows else None)
+        if rows and head is not None:
+            self._remember(fingerprint, known)
+        return known
 
     async def user(self, user_id: str) -> UserFacts | None:
         _, rows = await self._users.rows(user_id)
@@ -112,6 +132,12 @@ class FactsReader:
     async def close(self) -> None:
         await self._peers.close()
         await self._users.close()
+
+    def _remember(self, fingerprint: str, known: Known) -> None:
+        self._remembered[fingerprint] = known
+        self._remembered.move_to_end(fingerprint)
+        while len(self._remembered) > self._limit:
+            self._remembered.popitem(last=False)
 
 
 async def user_facts(snapshot: Snapshot, user_ids: Iterable[str]) -> dict[str, UserFacts]:

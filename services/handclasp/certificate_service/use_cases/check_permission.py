@@ -67,7 +67,7 @@ class Decision:
 
 
 class CheckPermission:
-    """Answers from what is committed at the moment of asking; nothing is cached."""
+    """Answers from what is committed at the moment of asking; no decision is kept."""
 
     def __init__(
         self, facts: FactsReader, authenticator: Authenticator, access: Access, denials: DenialLog, clock: Clock

@@ -53,6 +53,11 @@ class ChangeFeed:
         """The last revision that is published: whoever is granted a lease from now on is held to it."""
         return self._head
 
+    @property
+    def known_head(self) -> int | None:
+        """The last revision that this process committed, with all before it; None while that is in doubt."""
+        return None if self._catching_up is not None else self._head.revision
+
     async def open(self) -> None:
         """Reads where the history is. Raises SQLAlchemyError."""
         await self._begin_anew()

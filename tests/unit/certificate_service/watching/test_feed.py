@@ -94,7 +94,9 @@ async def test_a_revision_that_nobody_told_of_is_read_before_the_next_one_is_pub
 async def test_a_commit_in_doubt_is_looked_up(stored: StoredHistory, feed: ChangeFeed) -> None:
     commit(stored, feed, 1, told=False)
     stored.failures = 1
+    before = feed.known_head
     feed.in_doubt()
+    assert (before, feed.known_head) == (feed.head.revision, None)
     await feed.reached(1)
     assert feed.head == revision(1).position
 
