@@ -105,7 +105,9 @@ def _load_registry(settings: ExecutionSettings) -> Registry:
     try:
         return Registry(find_integrations(settings.integrations_folder), disabled=settings.disabled_integrations)
     except IntegrationLoadError as error:
-        _LOG.error("integrations_not_loaded", exc_info=error)
+        if error.__cause__ is not None:
+            # Where in somebody's code it is.
+            _LOG.error("integrations_not_loaded", exc_info=error.__cause__)
         raise StartError(str(error)) from error
 
 
