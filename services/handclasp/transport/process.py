@@ -144,7 +144,7 @@ def settings_fault(error: Exception, kind: type[SectionSettings], options: Mappi
     if isinstance(error, FileNotFoundError) and str(error.filename) == os.environ.get(SETTINGS_FILE_VARIABLE):
         return f"{SETTINGS_FILE_VARIABLE} names {error.filename}, which is not there"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be read: {error.strerror}"
+        return f"{Path(error.filename).absolute()} cannot be read: {error.strerror}"
     return str(error)
 
 

@@ -72,10 +72,11 @@ def test_both_ports_may_be_any_free_one() -> None:
     assert CertificateServiceSettings(tls_port=0, mtls_port=0).mtls_port == 0
 
 
-def test_a_settings_file_that_may_not_be_read() -> None:
+def test_a_settings_file_that_may_not_be_read(tmp_path: Path) -> None:
+    """Its folder is told, too: that of root's home is another user's, and where `sudo` often starts."""
     error = PermissionError(13, "Permission denied", "handclasp.toml")
     said = settings_fault(error, CertificateServiceSettings, {})
-    assert said == "handclasp.toml cannot be read: Permission denied"
+    assert said == f"{tmp_path}/handclasp.toml cannot be read: Permission denied"
 
 
 def test_a_port_below_1024_may_be_root_s() -> None:
