@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import socket
 import ssl
 import string
 
@@ -98,6 +99,11 @@ async def _unverified_leaf(address: str) -> bytes:
         pem = await asyncio.to_thread(
             ssl.get_server_certificate, (host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT
         )
+    except socket.gaierror as error:
+        raise Unavailable(
+            Reason.SERVER_UNREACHABLE,
+            f"{address} has a host name that cannot be resolved; check its spelling, and DNS",
+        ) from error
     except (OSError, ValueError) as error:
         raise Unavailable(
             Reason.SERVER_UNREACHABLE,

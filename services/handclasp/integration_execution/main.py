@@ -134,7 +134,9 @@ async def _relying_party(settings: ExecutionSettings, stop: StopRequests, stack:
             return None
         entering.result()
     except (SecretFileError, TlsMaterialError) as error:
-        raise StartError(f"{error}; see the settings identity_cert, identity_key and ca_file") from error
+        raise StartError(
+            f"{error}; the settings are identity_cert, identity_key and ca_file, and `handclasp enroll` makes the files"
+        ) from error
     except OSError as error:
         raise StartError(
             f"{error.filename} cannot be read: {error.strerror}; check the setting that names it"

@@ -262,3 +262,5 @@ async def test_fetching_from_nowhere() -> None:
     with pytest.raises(Unavailable) as caught:
         await fetch_authorities("127.0.0.1:1", "0" * 64)
     assert caught.value.reason == Reason.SERVER_UNREACHABLE
+    with pytest.raises(Unavailable, match="cannot be resolved; check its spelling"):
+        await fetch_authorities("nowhere.invalid:8442", "0" * 64)
