@@ -79,7 +79,7 @@ def write_ready_file(path: Path, ports: Mapping[str, str | int | list[int]]) -> 
         raise _not_usable("ready_file", path, error) from error
 
 
-def _refuse_unwritable(ready_file: Path | None) -> None:
+def refuse_unwritable(ready_file: Path | None) -> None:
     """Before anything is made that stays, such as an installation.
 
     Raises:
@@ -128,7 +128,7 @@ def run_process(
     except OSError as error:
         _exit(name, str(_not_usable("log.file", settings.log.file or Path(), error)), 1)
     try:
-        _refuse_unwritable(settings.ready_file)
+        refuse_unwritable(settings.ready_file)
         asyncio.run(serve(settings))
     except StartError as error:
         _exit(name, str(error), 1)
