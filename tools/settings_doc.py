@@ -56,7 +56,8 @@ Made by `python tools/settings_doc.py` from the settings in the code; do not edi
 Each service looks for a setting in this order and takes the first that it finds: an option of `handclasp serve`, if
 there is one for it, an environment variable, the service's section in the settings file. The settings file is
 `handclasp.toml` in the working folder, or the file that `HANDCLASP_SETTINGS_FILE` names; `handclasp.toml.example` has
-every setting, commented out. A section with a setting that does not exist keeps the service from starting.
+every setting, commented out. A section with a setting that does not exist keeps the service from starting, and
+so do other sections, and a variable that is a letter away from one that exists.
 
 - Names of nested settings are joined by a dot here. In a variable the dot becomes two underscores.
 - A duration is an ISO 8601 text, such as `P90D` or `PT30S`, or a number of seconds. Other times are numbers of seconds,

@@ -101,6 +101,13 @@ def test_starts_keeps_everything_and_stops(folder: Path, secrets: Secrets) -> No
     assert (tree(home), tree(temporary)) == (set(), set())
 
 
+def test_a_ready_file_that_cannot_be_written_is_told_before_anything_is_made(folder: Path) -> None:
+    refused = run_command("up", "--free-ports", "--ready-file", folder / "no" / "ready.json", folder=folder)
+    assert refused.reason(1) == "START_NOT_POSSIBLE"
+    assert "ready.json cannot be written: No such file or directory" in refused.errors
+    assert not (folder / "handclasp-data").exists()
+
+
 @pytest.mark.parametrize(("name", "setting"), [("certificates", "MTLS"), ("executions", "HEALTH")])
 def test_a_port_that_is_taken_is_told_in_a_line(folder: Path, name: str, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

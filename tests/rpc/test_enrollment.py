@@ -159,7 +159,8 @@ async def test_a_token_expires(installation: Installation) -> None:
 @pytest.mark.parametrize("lifetime", [Duration(), Duration(seconds=59), Duration(seconds=86401), Duration(seconds=-60)])
 async def test_lifetimes_that_are_not_accepted(installation: Installation, lifetime: Duration) -> None:
     alice = await installation.new_user()
-    await refusal(token_of(installation, alice, lifetime=lifetime), InvalidArgument, "LIFETIME_NOT_ACCEPTED")
+    error = await refusal(token_of(installation, alice, lifetime=lifetime), InvalidArgument, "LIFETIME_NOT_ACCEPTED")
+    assert error.message == "lifetime: must be between 1m and 1d"
     await token_of(installation, alice, lifetime=minutes(24 * 60))
 
 

@@ -112,6 +112,11 @@ async def test_a_start_that_cannot_work_is_told_in_a_line(tmp_path: Path) -> Non
         (folder / "broken.py").write_text("def (")
         status, line = await refused_start(tmp_path, environment(tmp_path, ca, port, integrations_folder=folder))
         assert (status, "broken.py" in line) == (1, True)
+        nowhere = environment(tmp_path, ca, port, integrations_folder=tmp_path / "nowhere")
+        async with process(tmp_path, nowhere) as running:
+            _, said = await running.communicate()
+        # A traceback only if it leads somewhere.
+        assert len(said.splitlines()) == 1
         (tmp_path / "identity-key.pem").chmod(0o644)
         status, line = await refused_start(tmp_path, environment(tmp_path, ca, port))
         assert (status, "chmod 600" in line) == (1, True)

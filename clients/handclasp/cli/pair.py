@@ -22,7 +22,7 @@ from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.serving.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
-from handclasp.transport.process import PORT_TAKEN, StartError, settings_fault
+from handclasp.transport.process import PORT_TAKEN, StartError, refuse_unwritable, settings_fault
 
 # A line of gRPC's core, which at times prints some whatever GRPC_VERBOSITY says. The services say in words of their own
 # what is wrong.
@@ -67,6 +67,7 @@ async def run_pair(
     Raises:
         StartError: they cannot start, or one of them ended by itself.
     """
+    refuse_unwritable(ready_file)
     stop = StopRequests()
     with stop.on_signals():
         async with AsyncExitStack() as stack:

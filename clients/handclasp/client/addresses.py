@@ -23,6 +23,8 @@ def check_addresses(addresses: str) -> str | None:
 
 def check_address(address: str) -> str | None:
     """What is wrong with a `host:port`, or None. An IPv6 address stands in brackets: `[::1]:8443`."""
+    if "://" in address:
+        return "is to be host:port, such as 127.0.0.1:8443, without anything before the host"
     host, _, port = address.rpartition(":")
     bare = host.startswith("[") and host.endswith("]")
     if not host or (":" in host and not bare) or any(c.isspace() or c in "/@," for c in host):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import socket
 import ssl
 import string
 
@@ -24,6 +25,9 @@ from handclasp.errors import HandclaspError, Reason, Unauthenticated, Unavailabl
 
 _HEX_DIGITS = 64  # of a SHA-256
 _CONNECT_TIMEOUT = 10.0  # seconds
+_ATTEMPTS = 7
+_NOTHING_NEW = 3
+"""That many connections which show no certificate that was not seen before: there is no other one."""
 _OPENSSL_LABEL = re.compile(r"sha-?256 fingerprint\s*=\s*", re.IGNORECASE)
 
 
@@ -48,10 +52,7 @@ async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
     wanted = normalize_fingerprint(ca_fingerprint)
     if fault := check_address(address):
         raise invalid_field("address", fault)
-    leaf = await _unverified_leaf(address)
-    # A leaf among the roots vouches for itself (BoringSSL accepts partial chains), so this connection is to whoever
-    # answered just now, and proves nothing else.
-    bundle = await _trust_bundle(address, leaf)
+    bundle = await _unverified_bundle(address)
     authority = _matching(address, bundle, wanted)
     await _trust_bundle(address, authority)
     return authority
@@ -72,12 +73,37 @@ def normalize_fingerprint(given: str) -> str:
     return digits
 
 
+async def _unverified_bundle(address: str) -> TrustBundle:
+    """The trust bundle that whoever answers there has to show.
+
+    A leaf among the roots vouches for itself (BoringSSL accepts partial chains), so the connection is to whoever
+    answered just now, and proves nothing else. Each process of a service has a certificate of its own, and the next
+    connection may be another one's: one more of them is asked for with each attempt, until all are known.
+    """
+    leaves: set[bytes] = set()
+    for count in range(1, _ATTEMPTS + 1):
+        found = {await _unverified_leaf(address) for _ in range(count)}
+        nothing_new = count >= _NOTHING_NEW and found <= leaves
+        leaves |= found
+        try:
+            return await _trust_bundle(address, b"".join(leaves))
+        except Unauthenticated as error:
+            if error.reason != Reason.SERVER_CERTIFICATE_REFUSED or nothing_new or count == _ATTEMPTS:
+                raise
+    raise AssertionError  # The last attempt returns or raises.
+
+
 async def _unverified_leaf(address: str) -> bytes:
     host, _, port = address.rpartition(":")
     try:
         pem = await asyncio.to_thread(
             ssl.get_server_certificate, (host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT
         )
+    except socket.gaierror as error:
+        raise Unavailable(
+            Reason.SERVER_UNREACHABLE,
+            f"{address} has a host name that cannot be resolved; check its spelling, and DNS",
+        ) from error
     except (OSError, ValueError) as error:
         raise Unavailable(
             Reason.SERVER_UNREACHABLE,

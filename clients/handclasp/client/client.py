@@ -71,7 +71,8 @@ class HandclaspClient:
         if context.ca_file is None:
             raise InvalidArgument(
                 Reason.CONTEXT_INVALID,
-                "the context has no `ca_file`, so no server can be checked; get one with `handclasp trust fetch`",
+                "the context has no `ca_file`, so no server can be checked; get one with `handclasp trust fetch`,"
+                " and name it in the context file",
             )
         certificate = key = None
         if context.certificate is not None and context.key is not None:

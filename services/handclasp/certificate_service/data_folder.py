@@ -102,4 +102,7 @@ def make_data_folder(path: Path) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> DataFolderError:
-    return DataFolderError(f"{path} cannot be used as data folder: {error.strerror}; choose another --data-dir")
+    return DataFolderError(
+        f"{path} cannot be used as data folder: {error.strerror}; make it, as this user's and with mode 0700, or choose"
+        " another one"
+    )

@@ -81,7 +81,15 @@ async def _run(
     if not await workers.wait_until_ready():
         return
     ports = Ports(tls=tls_port, mtls=mtls_port, health=http.port)
-    _LOG.info("workers_serve", workers=settings.workers, host=settings.host, tls_port=tls_port, mtls_port=mtls_port)
+    _LOG.info(
+        "workers_serve",
+        workers=settings.workers,
+        host=settings.host,
+        tls_port=ports.tls,
+        mtls_port=ports.mtls,
+        health_port=ports.health,
+        ca_fingerprint=fingerprint,
+    )
     if ready is not None:
         ready(ports)
     if settings.ready_file is not None:

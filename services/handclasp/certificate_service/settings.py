@@ -15,6 +15,8 @@ from sqlalchemy.exc import ArgumentError
 
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
+from handclasp.certificate_service.x509.issuing import parse_server_name
+from handclasp.errors import InvalidArgument
 from handclasp.transport.logs import LogSettings
 from handclasp.transport.server import ServerLimits
 from handclasp.transport.settings import Port, Seconds, SectionSettings
@@ -126,6 +128,16 @@ class CertificateServiceSettings(SectionSettings):
             raise ValueError("must be a name of lower-case letters, digits, '.', '-' and '_', such as example.org")
         return value
 
+    @field_validator("server_names")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                parse_server_name(name)
+            except InvalidArgument as error:
+                raise ValueError(error.message.removeprefix("server_names: ")) from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _is_supported(cls, value: SecretStr | None) -> SecretStr | None:
@@ -140,6 +152,12 @@ class CertificateServiceSettings(SectionSettings):
         if url.drivername == "postgresql+psycopg" and find_spec("psycopg") is None:
             raise ValueError("needs psycopg, which is not installed: `pip install handclasp[postgresql]`")
         return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.tls_port == self.mtls_port != 0:
+            raise ValueError(f"tls_port and mtls_port are both {self.tls_port}; each needs one of its own")
+        return self
 
     @model_validator(mode="after")
     def _leases_can_be_renewed(self) -> Self:

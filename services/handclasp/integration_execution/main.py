@@ -105,7 +105,9 @@ def _load_registry(settings: ExecutionSettings) -> Registry:
     try:
         return Registry(find_integrations(settings.integrations_folder), disabled=settings.disabled_integrations)
     except IntegrationLoadError as error:
-        _LOG.error("integrations_not_loaded", exc_info=error)
+        if error.__cause__ is not None:
+            # Where in somebody's code it is.
+            _LOG.error("integrations_not_loaded", exc_info=error.__cause__)
         raise StartError(str(error)) from error
 
 
@@ -132,7 +134,9 @@ async def _relying_party(settings: ExecutionSettings, stop: StopRequests, stack:
             return None
         entering.result()
     except (SecretFileError, TlsMaterialError) as error:
-        raise StartError(f"{error}; see the settings identity_cert, identity_key and ca_file") from error
+        raise StartError(
+            f"{error}; the settings are identity_cert, identity_key and ca_file, and `handclasp enroll` makes the files"
+        ) from error
     except OSError as error:
         raise StartError(
             f"{error.filename} cannot be read: {error.strerror}; check the setting that names it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import errno
 import json
 import os
 import sys
@@ -26,8 +27,13 @@ class ProcessSettings(Protocol):
     @property
     def log(self) -> LogSettings: ...
 
+    @property
+    def ready_file(self) -> Path | None: ...
+
 
 S = TypeVar("S", bound=ProcessSettings)
+
+_UNPRIVILEGED = 1024
 
 PORT_TAKEN = "cannot listen on"
 """What the message of `port_taken` begins with."""
@@ -53,16 +59,45 @@ def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.Serv
 
 
 def port_taken(setting: str, host: str, port: int) -> StartError:
+    privileged = ", or only root may take ports below 1024" if 0 < port < _UNPRIVILEGED else ""
     return StartError(
-        f"{PORT_TAKEN} {host} port {port}: another process has it, or the address is not this machine's; stop that"
-        f" process, or set {setting} (0: any free one) or the host"
+        f"{PORT_TAKEN} {host} port {port}: another process has it, or the address is not this machine's{privileged};"
+        f" stop that process, or set {setting} (0: any free one) or the host"
     )
 
 
 def write_ready_file(path: Path, ports: Mapping[str, str | int | list[int]]) -> None:
-    """Says that a service is ready, to whoever waits for the file: JSON with `ports` and the process's id."""
+    """Says that a service is ready, to whoever waits for the file: JSON with `ports` and the process's id.
+
+    Raises:
+        StartError: it cannot be written.
+    """
     text = json.dumps({**ports, "process_id": os.getpid()})
-    write_atomically(path, f"{text}\n".encode())
+    try:
+        write_atomically(path, f"{text}\n".encode())
+    except OSError as error:
+        raise _not_usable("ready_file", path, error) from error
+
+
+def refuse_unwritable(ready_file: Path | None) -> None:
+    """Before anything is made that stays, such as an installation.
+
+    Raises:
+        StartError: the ready file cannot be written.
+    """
+    if ready_file is None:
+        return
+    folder = ready_file.parent
+    try:
+        folder.stat()
+    except OSError as error:
+        raise _not_usable("ready_file", ready_file, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _not_usable("ready_file", ready_file, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _not_usable(setting: str, path: Path, error: OSError) -> StartError:
+    return StartError(f"{setting}: {path} cannot be written: {error.strerror}; make its folder, or choose another one")
 
 
 def run_process(
@@ -84,10 +119,16 @@ def run_process(
     """
     try:
         settings = read_settings()
-        set_up_logging(settings.log)
     except (ValueError, OSError) as error:
         _exit(name, f"the settings do not fit: {settings_fault(error, kind, options or {})}", 2)
     try:
+        set_up_logging(settings.log)
+    except ValueError as error:
+        _exit(name, f"the settings do not fit: log: {error}", 2)
+    except OSError as error:
+        _exit(name, str(_not_usable("log.file", settings.log.file or Path(), error)), 1)
+    try:
+        refuse_unwritable(settings.ready_file)
         asyncio.run(serve(settings))
     except StartError as error:
         _exit(name, str(error), 1)
@@ -102,6 +143,8 @@ def settings_fault(error: Exception, kind: type[SectionSettings], options: Mappi
         )
     if isinstance(error, FileNotFoundError) and str(error.filename) == os.environ.get(SETTINGS_FILE_VARIABLE):
         return f"{SETTINGS_FILE_VARIABLE} names {error.filename}, which is not there"
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).absolute()} cannot be read: {error.strerror}"
     return str(error)
 
 
@@ -118,6 +161,8 @@ def _fault(
         near = difflib.get_close_matches(unknown, _names(kind, parents), n=1)
         advice = f"; did you mean {'.'.join([*parents, *near])}?" if near else ""
         return f"[{kind.section}] has no setting {name}{advice}"
+    if fault in ("tuple_type", "list_type", "set_type", "frozen_set_type"):
+        return f'{name}: must be a list, such as ["one", "another"]'
     # What our own checks say; of several settings at once, they name them.
     message = message.removeprefix("Value error, ")
     return f"{name}: {message}" if name else message

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from handclasp.errors import (
     Unavailable,
     invalid_field,
 )
+from tests.support.outside_ca import SERVER_AUTH
 from tests.unit.client.small_service import Small, serving
 
 
@@ -34,6 +38,37 @@ from tests.unit.client.small_service import Small, serving
 async def small() -> AsyncIterator[Small]:
     async with serving(Small()) as running:
         yield running
+
+
+@asynccontextmanager
+async def in_turn(services: Sequence[Small]) -> AsyncIterator[tuple[str, list[int]]]:
+    """Something that passes TCP on, each connection to the next of the services: its address, and the ports that it has
+    connected to."""
+    ports = itertools.cycle([service.tls_port for service in services])
+    taken: list[int] = []
+    passing: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(next(ports))
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", taken[-1])
+        for task in (copy(reader, there_writer), copy(there_reader, writer)):
+            passing.add(asyncio.create_task(task))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", taken
+    finally:
+        server.close()
+        for task in passing:
+            task.cancel()
+        await asyncio.gather(*passing, return_exceptions=True)
 
 
 def client_of(small: Small) -> HandclaspClient:
@@ -156,6 +191,25 @@ async def test_trust_by_fingerprint(small: Small) -> None:
     assert (await fetch_authorities(small.tls, issuing)).decode() == small.issuing.pem
 
 
+async def test_trust_by_fingerprint_where_each_connection_is_another_process_s(small: Small) -> None:
+    """As with several workers, or several services behind one address: each has a server certificate of its own."""
+    others = [Small(root=small.root) for _ in range(2)]
+    async with serving(others[0]), serving(others[1]), in_turn([small, *others]) as (address, taken):
+        for _ in range(3):
+            assert (await fetch_authorities(address, small.fingerprint)).decode() == small.root.pem
+    assert len(set(taken)) == 3
+
+
+async def test_a_server_with_another_name_is_not_asked_without_end(small: Small) -> None:
+    small.server = small.issuing.issue("server", purposes=(SERVER_AUTH,), alternative=[x509.DNSName("other.example")])
+    async with serving(small), in_turn([small]) as (address, taken):
+        with pytest.raises(Unauthenticated) as caught:
+            await fetch_authorities(address, small.fingerprint)
+    assert caught.value.reason == Reason.SERVER_CERTIFICATE_REFUSED
+    assert "does not name 127.0.0.1" in caught.value.message
+    assert len(taken) < 20
+
+
 async def test_another_fingerprint_is_refused_and_none_is_offered_instead(small: Small) -> None:
     with pytest.raises(Unauthenticated) as caught:
         await fetch_authorities(small.tls, "0" * 64)
@@ -208,3 +262,5 @@ async def test_fetching_from_nowhere() -> None:
     with pytest.raises(Unavailable) as caught:
         await fetch_authorities("127.0.0.1:1", "0" * 64)
     assert caught.value.reason == Reason.SERVER_UNREACHABLE
+    with pytest.raises(Unavailable, match="cannot be resolved; check its spelling"):
+        await fetch_authorities("nowhere.invalid:8442", "0" * 64)

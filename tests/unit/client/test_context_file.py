@@ -33,6 +33,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
         ("certificate_tls = 'x:1'", "`certificate_tls` is not a field"),
         ("executions = 8443", "`executions` has to be a text"),
         ("executions = 'localhost'", "is not host:port"),
+        ("executions = 'https://localhost:8443'", "is to be host:port, .* without anything before the host"),
         ("executions = 'localhost:0'", "no port between"),
         ("executions = '::1:8443'", "is not host:port"),
         ("certificate = 'cert.pem'", "`certificate` and `key` go together"),

@@ -52,3 +52,17 @@ def test_what_does_not_fit_is_told_in_words(given: dict[str, Any], said: str) ->
 def test_a_settings_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANDCLASP_SETTINGS_FILE", "nope.toml")
     assert fault(**REQUIRED) == "HANDCLASP_SETTINGS_FILE names nope.toml, which is not there"
+
+
+def test_a_variable_that_misses_the_name_of_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDCLASP_EXECUTIONS_WORKER", "4")
+    said = "no setting has the variable HANDCLASP_EXECUTIONS_WORKER; did you mean HANDCLASP_EXECUTIONS_WORKERS?"
+    assert fault(**REQUIRED) == said
+
+
+@pytest.mark.parametrize("name", ["SERVICE_HOST", "SERVICE_PORT", "PORT_8443_TCP_ADDR", "ENVIRONMENT"])
+def test_variables_that_mean_no_setting_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Kubernetes sets some for each service, and there may be one that is named like ours."""
+    monkeypatch.setenv(f"HANDCLASP_EXECUTIONS_{name}", "tcp://192.0.2.1:8443")
+    monkeypatch.setenv("HANDCLASP_EXECUTIONS_LOG__LEVEL", "DEBUG")
+    assert ExecutionSettings(**REQUIRED).log.level == "DEBUG"

@@ -36,6 +36,28 @@ def test_one_that_anybody_can_write_to_is_not(settings_file: Path, monkeypatch: 
     assert read_section("executions"), "whoever names it trusts it"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            '[certificate]\ntrust_domain = "example.org"\n',
+            r"a section \[certificate\].*did you mean \[certificates\]\?",
+        ),
+        (
+            'trust_domain = "example.org"\n',
+            r"`trust_domain` outside of a section; all settings are in \[certificates\]",
+        ),
+        ("[certificates]\n[logging]\n", r"a section \[logging\]; all settings are in"),
+    ],
+)
+def test_what_nobody_reads_is_refused(settings_file: Path, content: str, said: str) -> None:
+    """A first start with defaults instead would make an installation with another trust domain, for ever."""
+    settings_file.write_text(content)
+    for section in ("certificates", "executions"):
+        with pytest.raises(ValueError, match=said):
+            read_section(section)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_somebody_elses_is_not(settings_file: Path) -> None:
     os.chown(settings_file, NOBODY, NOBODY)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import structlog
 
+from handclasp.certificate_service.domain.durations import short
 from handclasp.certificate_service.domain.enrollment_tokens import (
     DEFAULT_LIFETIME,
     MINIMUM_LIFETIME,
@@ -133,7 +134,7 @@ class EnrollmentTokens:
         if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
             raise invalid_field(
                 "lifetime",
-                f"must be between {MINIMUM_LIFETIME} and {self._maximum_lifetime}",
+                f"must be between {short(MINIMUM_LIFETIME)} and {short(self._maximum_lifetime)}",
                 Reason.LIFETIME_NOT_ACCEPTED,
             )
         return wanted

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
 from handclasp.certificate_service.domain.changes import Effect
+from handclasp.certificate_service.domain.durations import short
 from handclasp.certificate_service.domain.identifiers import certificate_name, enrollment_token_name, user_name
 from handclasp.certificate_service.storage.certificates import add_certificate
 from handclasp.certificate_service.storage.database import Database, Transaction
@@ -94,7 +95,7 @@ class Issuing:
         if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
             raise invalid_field(
                 "lifetime",
-                f"must be between {MINIMUM_LIFETIME} and {self._maximum_lifetime}",
+                f"must be between {short(MINIMUM_LIFETIME)} and {short(self._maximum_lifetime)}",
                 Reason.LIFETIME_NOT_ACCEPTED,
             )
         return wanted

@@ -61,6 +61,7 @@ class OtherReplicas:
         The rows are read after the commit (rule 20). Later renewals do not prolong the wait: whoever renews reads a
         head that includes the revision before it grants anything under that (rule 19).
         """
+        began = self._clock()
         found = await self.look()
         if not found:
             return Settled()
@@ -80,7 +81,8 @@ class OtherReplicas:
                     settled += answer
                     del deadlines[one.id]
                 elif deadline <= now:
-                    settled += Settled(ended=one.watchers)
+                    # One that was over before, such as that of a process that was stopped a while ago, held up nobody.
+                    settled += Settled(ended=one.watchers if deadline > began else 0)
                     del deadlines[one.id]
                     await self._forget_if_over(one, now)
             for gone in deadlines.keys() - {one.id for one in found}:

@@ -13,7 +13,7 @@ from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.replicas import other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import Leases, Settled
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
@@ -74,6 +74,30 @@ async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Databa
     await others.look()
     clock.now += LEASE + 0.1
     await asyncio.wait_for(others.settle(1), 10)
+
+
+async def test_only_leases_that_ran_out_meanwhile_are_counted(database: Database, feed: ChangeFeed) -> None:
+    """After a restart of all replicas one by one, their relying parties are with others, and held up nobody."""
+    clock = SettableLeaseClock()
+
+    async def stopped() -> None:
+        leases = Leases(clock, maximum=10)
+        leases.grant(leases.enter(("a", "process")), clock(), LEASE)
+        replica = ReplicaLease(database, feed, leases, clock, seconds=LEASE, alone=False)
+        await replica.register()
+        await replica._renew()
+
+    await stopped()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
+    await others.look()
+    clock.now += LEASE + 0.1
+    await stopped()
+    settling = asyncio.create_task(others.settle(1))
+    await asyncio.sleep(0.1)
+    assert not settling.done()
+    clock.now += LEASE + 0.1
+    assert await settling == Settled(ended=1)
+    assert await rows(database) == []
 
 
 async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
