@@ -6,12 +6,15 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, inspect
 
-from tests.e2e.processes import Deployment, Finished, Process, free_port, run_command, wait_until
+from tests.e2e.processes import Deployment, Finished, Process, environment, free_port, run_command, wait_until
+from tests.support.postgres import PostgresServer
 
 # Several starts and stops of processes, on cores that may be busy with other tests.
 pytestmark = pytest.mark.timeout(300)
@@ -32,6 +35,34 @@ def set_up(deployment: Deployment) -> None:
     deployment.issue_execution_identity()
     deployment.run("user", "create", "alice", "--profile", "regular-user").json()
     deployment.run("cert", "issue", "--user", "alice", "--out", "alice").json()
+
+
+@pytest.mark.parametrize(("setting", "workers"), [("tls", 1), ("health", 1), ("mtls", 2)])
+def test_a_first_start_that_finds_a_port_taken_leaves_nothing(
+    folder: Path, postgres: PostgresServer, setting: str, workers: int
+) -> None:
+    with postgres.database() as database_url, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        ports = {"tls": 0, "mtls": 0, "health": 0} | {setting: port}
+        options = [word for name, number in ports.items() for word in (f"--{name}-port", str(number))]
+        refused = run_command(
+            *("serve", "certificates", "--data-dir", "data", "--workers", str(workers), *options),
+            folder=folder,
+            variables=environment(HANDCLASP_CERTIFICATES_DATABASE_URL=database_url),
+        )
+        assert tables(database_url) == []
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.errors.startswith(f"handclasp certificates: cannot listen on 127.0.0.1 port {port}: another process")
+    assert f"set {setting}_port" in refused.errors
+    assert not (folder / "data").exists()
+
+
+def tables(database_url: str) -> list[str]:
+    engine = create_engine(database_url)
+    try:
+        return inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
 
 
 def test_no_answer_is_never_a_yes(deployment: Deployment) -> None:

@@ -44,6 +44,7 @@ from handclasp.errors import HandclaspError
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.ports import check_ports
 from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.worker import Worker
@@ -95,6 +96,9 @@ async def serve(
     with start_errors(), data_folder(settings.data_dir, inherited=None if worker is None else worker.lock):
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
+        if worker is None:
+            # Before a CA is made. The ports of workers are kept for them by their parent.
+            check_ports(settings.wanted_ports)
         async with open_service(settings, clock) as service:
             await _serve(service, stop, ready, shared_ports=worker is not None)
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
 from handclasp.transport.logs import LogSettings
+from handclasp.transport.ports import WantedPort
 from handclasp.transport.server import ServerLimits
 from handclasp.transport.settings import Port, Seconds, SectionSettings
 
@@ -162,6 +163,15 @@ class CertificateServiceSettings(SectionSettings):
         """The file of a SQLite database; None if it is PostgreSQL, or is in memory only."""
         url = make_url(self.url())
         return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+    @property
+    def wanted_ports(self) -> tuple[WantedPort, ...]:
+        """All that the service listens on."""
+        return (
+            WantedPort(self.host, self.tls_port, "tls_port"),
+            WantedPort(self.host, self.mtls_port, "mtls_port"),
+            WantedPort(self.health_host, self.health_port, "health_port"),
+        )
 
     def url(self) -> str:
         """The database's URL; may hold a password."""
