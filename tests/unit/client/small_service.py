@@ -76,7 +76,7 @@ class Small:
     hold: Hold | None = None
     renewed_from: str = ""
     revoked_count: int = 2
-    in_force: tuple[int, int, int] | None = (7, 2, 0)
+    in_force: tuple[int, int, int, int] | None = (7, 2, 0, 0)
     """What is said of the barrier: the revision, how many acknowledged, how many leases ended."""
     seconds_in_force: float = 0.0
     """How long the barrier takes."""
@@ -130,7 +130,7 @@ class Small:
         await asyncio.sleep(self.seconds_in_force)
         if self.in_force is not None:
             # Written out, since other clients read them by these names.
-            names = ("handclasp-revision", "handclasp-acknowledged", "handclasp-leases-ended")
+            names = ("handclasp-revision", "handclasp-acknowledged", "handclasp-leases-ended", "handclasp-rights-lost")
             context.set_trailing_metadata(tuple(zip(names, map(str, self.in_force), strict=True)))
 
     def described(self, user: str, leaf: x509.Certificate) -> Certificate:

@@ -25,8 +25,9 @@ class CertificateServiceStub:
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
@@ -197,8 +198,9 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
