@@ -106,6 +106,26 @@ def test_one_that_has_not_reached_the_certificate_service_yet_says_so(deployment
             wait_until(lambda: health(port, "readyz")[0] == 200, "it has a lease")
 
 
+def test_one_that_is_at_the_one_way_port_is_told_of_the_other(deployment: Deployment) -> None:
+    with deployment.certificates():
+        deployment.issue_execution_identity()
+        identity, log = deployment.identity("executions"), deployment.folder / "astray.log"
+        astray = Process(
+            "astray",
+            *("serve", "executions", "--certificate-service", f"localhost:{deployment.ports['tls']}"),
+            *("--ca", deployment.data_dir / "ca.pem", "--cert", identity / "cert.pem", "--key", identity / "key.pem"),
+            *("--port", "0", "--health-port", "0"),
+            folder=deployment.folder,
+            variables=environment(HANDCLASP_EXECUTIONS_LOG__FILE=log, HANDCLASP_EXECUTIONS_LOG__FORMAT="json"),
+        )
+        with astray:
+            wait_until(lambda: log.exists() and "own_identity_refused" in log.read_text(), "it is refused")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    [hint] = {line["hint"] for line in lines if line["event"] == "own_identity_refused"}
+    assert "mutual TLS port" in hint
+    assert "certificate_service" in hint
+
+
 def health(port: int, path: str) -> tuple[int, dict[str, Any]]:
     """What a service says of itself; status 0 if nobody answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
