@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.duration_pb2 import Duration
 
 from handclasp.authorization.v1.authorization_service_pb2 import ExplainDecisionRequest
+from handclasp.authorization.v1.decision_pb2 import Decision, DecisionReason
 from handclasp.certificate_service.storage.enrollment_tokens import forget_tokens
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
@@ -286,13 +287,25 @@ async def test_refusals_can_be_explained(installation: Installation) -> None:
     alice = await installation.new_user()
     made = await token_of(installation, alice)
     await enroll(installation, made)
-    error = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_USED")
-    explained = await installation.admin.authorization.ExplainDecision(
-        ExplainDecisionRequest(name=error.metadata["decision"])
-    )
-    assert made.name in explained.decision.rule
-    assert explained.decision.user == f"users/{alice}"
-    assert explained.decision.resource.endswith("/Enroll")
+    unused = await token_of(installation, alice)
+    used = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_USED")
+    with installation.clock.ahead(timedelta(hours=2)):
+        late = await refusal(enroll(installation, unused), Unauthenticated, "ENROLLMENT_TOKEN_EXPIRED")
+    for error, token, fault in ((used, made, "was used at"), (late, unused, "expired at")):
+        decision = await explained(installation, error)
+        assert (decision.user, decision.permission) == (f"users/{alice}", 0)
+        assert decision.resource.endswith("/Enroll")
+        assert DecisionReason.Name(decision.reason) == f"DECISION_REASON_{error.reason}"
+        assert f"{token.name} for users/{alice} {fault}" in decision.rule
+    unknown = await refusal(enroll(installation, A_TOKEN), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    decision = await explained(installation, unknown)
+    assert DecisionReason.Name(decision.reason) == "DECISION_REASON_ENROLLMENT_TOKEN_INVALID"
+    assert decision.user == ""
+
+
+async def explained(installation: Installation, error: HandclaspError) -> Decision:
+    request = ExplainDecisionRequest(name=error.metadata["decision"])
+    return (await installation.admin.authorization.ExplainDecision(request)).decision
 
 
 async def test_those_that_expired_long_ago_are_forgotten(installation: Installation) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handclasp.authorization.v1.decision_pb2 import DECISION_REASON_ENROLLMENT_TOKEN_USED, Decision
 from handclasp.authorization.v1.permission_pb2 import (
     PERMISSION_EXECUTE_INTEGRATIONS,
     PERMISSION_USER_MANAGEMENT,
@@ -226,6 +227,20 @@ def test_integrations_and_decisions(handclasp: Handclasp, small: Small) -> None:
     assert (explained["id"], explained["decision"]["reason"]) == ("d1", "DECISION_REASON_REVOKED")
     assert "the certificate was revoked" in handclasp("explain", "decisions/d1").out
     assert {seen.request.name for seen in small.asked("ExplainDecision")} == {"decisions/d1"}
+
+
+def test_explain_says_of_whom_it_was_not_known_what_they_wanted(handclasp: Handclasp, small: Small) -> None:
+    out = handclasp("explain", "d1").out
+    assert "EXECUTE_INTEGRATIONS" in out
+    assert "resource" in out
+    small.explained = Decision(
+        reason=DECISION_REASON_ENROLLMENT_TOKEN_USED, rule="it was used", resource="/certificates/Enroll"
+    )
+    out = handclasp("explain", "d1").out
+    assert "ENROLLMENT_TOKEN_USED" in out
+    assert "UNSPECIFIED" not in out
+    assert "resource" not in out
+    assert "/certificates/Enroll" in out
 
 
 def test_schemas_are_json_that_stays_the_same(handclasp: Handclasp, small: Small) -> None:

@@ -79,6 +79,14 @@ class Small:
     in_force: tuple[int, int, int, int] | None = (7, 2, 0, 0)
     """What is said of the barrier: the revision, how many acknowledged, how many leases ended."""
     seconds_in_force: float = 0.0
+    explained: Decision = field(
+        default_factory=lambda: Decision(
+            reason=DECISION_REASON_REVOKED,
+            rule="the certificate was revoked",
+            permission=PERMISSION_EXECUTE_INTEGRATIONS,
+            resource="integrations/echo",
+        )
+    )
     """How long the barrier takes."""
     presented: str = "c0"
     """The id of the certificate that callers present."""
@@ -398,7 +406,8 @@ class _Authorization(authorization_service_pb2_grpc.AuthorizationServiceServicer
         self, request: authorization_messages.ExplainDecisionRequest, context: Context
     ) -> authorization_messages.DecisionRecord:
         await self._small.note("ExplainDecision", request, context)
-        decision = Decision(name=request.name, reason=DECISION_REASON_REVOKED, rule="the certificate was revoked")
+        decision = Decision(name=request.name)
+        decision.MergeFrom(self._small.explained)
         return authorization_messages.DecisionRecord(decision=decision, count=2)
 
     def WatchAuthorization(  # noqa: N802
