@@ -254,7 +254,7 @@ def test_a_denial_tells_how_to_ask_why(handclasp: Handclasp, small: Small) -> No
     ran = handclasp("cert", "revoke", "c1")
     assert ran.status == 3
     assert len(ran.err.splitlines()) == 1
-    assert ran.err == "ACCESS_DENIED: you may not revoke this (`handclasp explain d1` says why)\n"
+    assert ran.err == "ACCESS_DENIED: you may not revoke this (administrators see why: `handclasp explain d1`)\n"
 
 
 def test_revoking_by_a_users_id_tells_how(handclasp: Handclasp, small: Small) -> None:
