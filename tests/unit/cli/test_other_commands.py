@@ -200,6 +200,18 @@ def test_run_names_each_field_at_fault_on_one_line(handclasp: Handclasp, small: 
     )
 
 
+@pytest.mark.parametrize("name", ["order.json", "./my orders/1", "/srv/a-b.json"])
+def test_run_says_how_a_file_is_given(handclasp: Handclasp, small: Small, name: str) -> None:
+    fault = InvalidArgument(
+        Reason.INPUT_INVALID, "the input does not fit", violations=[FieldViolation("input", "is not JSON")]
+    )
+    small.refuse["ExecuteIntegration"] = [fault, fault]
+    assert handclasp("run", "echo", "--input", name).err == (
+        f"INPUT_INVALID: the input does not fit: input: is not JSON; if it is in a file, give --input @{name}\n"
+    )
+    assert "@" not in handclasp("run", "echo", "--input", '{"a": }').err
+
+
 def test_run_gives_up_after_its_timeout(handclasp: Handclasp) -> None:
     ran = handclasp("run", "slow", "--timeout", "1s")
     assert ran.status == 1
