@@ -20,7 +20,7 @@ from handclasp.client.csr import make_key_and_request, request_for
 from handclasp.client.enrolling import enroll
 from handclasp.client.private_key import load_private_key
 from handclasp.client.retries import may_have_been_done
-from handclasp.errors import AlreadyExists, HandclaspError, InvalidArgument, Reason
+from handclasp.errors import HandclaspError, InvalidArgument, Reason
 
 CA_FILE = "ca.pem"
 CERTIFICATE_FILE = "cert.pem"
@@ -83,15 +83,17 @@ async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: P
     A key that is in the folder already is used: it is that of an earlier try whose answer was lost.
 
     Raises:
-        HandclaspError
+        HandclaspError: then nothing is left that was made here, unless a certificate may have been issued.
     """
     enrolled = folder / CERTIFICATE_FILE, folder / CONTEXT_FILE
     files.refuse_existing(enrolled)
     authority = await fetch_authorities(places.tls, ca_fingerprint)
-    with files.folder_for_new_files(folder):
-        _write_authority(folder / CA_FILE, authority)
-        with key_and_request(folder / KEY_FILE, key_kind) as csr_pem:
-            certificate = await enroll(places.tls, authority, token, csr_pem)
+    with (
+        files.folder_for_new_files(folder),
+        _authority_in(folder / CA_FILE, authority),
+        key_and_request(folder / KEY_FILE, key_kind) as csr_pem,
+    ):
+        certificate = await enroll(places.tls, authority, token, csr_pem)
     done = Enrolled(certificate, folder)
     files.write_new(done.certificate_file, certificate.pem.encode(), files.PUBLIC_MODE)
     contexts.write(
@@ -122,15 +124,8 @@ def key_and_request(path: Path, key_kind: KeyKind) -> Iterator[bytes]:
             yield _request_for_key_in(path)
         return
     made = make_key_and_request(curve=key_kind.value)
-    with files.NewFile(path, files.SECRET_MODE) as key:
-        key.fill(made.key_pem)
-        try:
-            with _kept(path):
-                yield made.csr_pem
-        except HandclaspError as error:
-            if not may_have_been_done(error):
-                key.discard()
-            raise
+    with _file_unless_refused(path, made.key_pem, files.SECRET_MODE), _kept(path):
+        yield made.csr_pem
 
 
 @contextlib.contextmanager
@@ -158,10 +153,25 @@ def _request_for_key_in(path: Path) -> bytes:
     return request_for(key)
 
 
-def _write_authority(path: Path, authority: bytes) -> None:
-    try:
-        files.write_new(path, authority, files.PUBLIC_MODE)
-    except AlreadyExists:
+@contextlib.contextmanager
+def _authority_in(path: Path, authority: bytes) -> Iterator[None]:
+    """The CA certificate is in that file inside."""
+    if path.exists() and files.read_bytes(path, "the CA file") == authority:
         # Of an earlier try, or fetched before.
-        if files.read_bytes(path, "the CA file") != authority:
+        yield
+        return
+    with _file_unless_refused(path, authority, files.PUBLIC_MODE):
+        yield
+
+
+@contextlib.contextmanager
+def _file_unless_refused(path: Path, content: bytes, mode: int) -> Iterator[None]:
+    """A new file, on disk inside, which goes away again if what is inside was refused for certain."""
+    with files.NewFile(path, mode) as file:
+        file.fill(content)
+        try:
+            yield
+        except HandclaspError as error:
+            if not may_have_been_done(error):
+                file.discard()
             raise

@@ -120,14 +120,46 @@ def test_the_wrong_port(bare: Handclasp, small: Small, tmp_path: Path) -> None:
     assert "one-way TLS port" in ran.err
 
 
-def test_a_refusal_leaves_no_key(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("more", [(), ("--replica",)])
+@pytest.mark.parametrize("there", [None, "new/note.txt", "new/ca.pem", "new/keys/note.txt"])
+def test_a_refusal_leaves_what_was_there(
+    bare: Handclasp, small: Small, tmp_path: Path, there: str | None, more: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    if there is not None:
+        (home / there).parent.mkdir(parents=True)
+        (home / "new").chmod(0o700)
+        (home / there).write_text(small.root.pem)
+    before = everything_in(home)
+    for method in ("Enroll", "EnrollReplica"):
+        small.refuse[method] = [REFUSED]
+    ran = bare(*enrolling(small, home / "new", "--token", TOKEN, *more))
+    if there == "new/ca.pem" and more:
+        assert (ran.status, ran.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
+    else:
+        assert (ran.status, ran.err.partition(":")[0]) == (3, "ENROLLMENT_TOKEN_USED")
+    assert everything_in(home) == before
+
+
+@pytest.mark.parametrize("more", [(), ("--replica",)])
+def test_a_refusal_after_a_lost_answer_leaves_the_key(
+    bare: Handclasp, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """A certificate may have been issued for it, and somebody may find a way to it."""
+    monkeypatch.setattr("handclasp.client.retries.repeat_if_lost.__defaults__", ((),))
     out = tmp_path / "out"
-    small.refuse["Enroll"] = [REFUSED]
-    ran = bare(*enrolling(small, out))
-    assert (ran.status, ran.err.partition(":")[0]) == (3, "ENROLLMENT_TOKEN_USED")
-    assert not (out / "key.pem").exists()
-    # What is left does not stand in the way of the next try.
-    assert bare(*enrolling(small, out)).status == 0
+    for method in ("Enroll", "EnrollReplica"):
+        small.refuse[method] = [grpc.StatusCode.UNAVAILABLE, REFUSED]
+    assert bare(*enrolling(small, out, "--token", TOKEN, *more)).status == 1
+    before = everything_in(out)
+    assert any(name.endswith(".pem") and b"PRIVATE KEY" in (content or b"") for name, content in before.items())
+    assert bare(*enrolling(small, out, "--token", TOKEN, *more)).status == 3
+    assert everything_in(out) == before
 
 
 def test_a_lost_answer_leaves_the_key_for_the_next_try(
