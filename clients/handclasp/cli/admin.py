@@ -13,7 +13,7 @@ from handclasp.certificates.v1.certificate_service_pb2 import CreateEnrollmentTo
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.cli.commands import command, group
 from handclasp.cli.first_administrator import announce
-from handclasp.cli.instructions import Instructions, root_fingerprint
+from handclasp.cli.instructions import Instructions
 from handclasp.cli.output import print_json, to_json
 from handclasp.cli.session import Session
 from handclasp.cli.values import duration, to_duration
@@ -58,8 +58,8 @@ async def token(
     context = session.context()
     async with session.client() as client:
         made = await client.certificates.CreateEnrollmentToken(request)
-        authorities = (await client.certificates.GetTrustBundle(GetTrustBundleRequest())).authorities
-    instructions = Instructions(made, root_fingerprint(authorities), context)
+        bundle = await client.certificates.GetTrustBundle(GetTrustBundleRequest())
+    instructions = Instructions(made, bundle, context)
     if session.as_json:
         print_json(to_json(made) | instructions.fields())
     else:

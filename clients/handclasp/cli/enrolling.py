@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from handclasp.certificates.v1.certificate_pb2 import Certificate
+from handclasp.certificates.v1.certificate_service_pb2 import TrustBundle
 from handclasp.cli.csr import KeyKind
 from handclasp.client import context as contexts
 from handclasp.client import files
-from handclasp.client.bootstrap import fetch_authorities
+from handclasp.client.bootstrap import verify_service
 from handclasp.client.csr import make_key_and_request, request_for
 from handclasp.client.enrolling import enroll
 from handclasp.client.private_key import load_private_key
@@ -27,22 +28,30 @@ CERTIFICATE_FILE = "cert.pem"
 KEY_FILE = "key.pem"
 CONTEXT_FILE = "context.toml"
 
+# Of a service that does not say.
+_USUAL_MUTUAL_PORT = 8444
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the services are, each `host:port`: the certificate service's listeners, the execution server."""
+    """Where the services are, each `host:port`: the certificate service's listeners, the execution server.
+
+    Attributes:
+        mtls: None if the certificate service is to say its port, on the host of `tls`.
+    """
 
     tls: str
-    mtls: str
+    mtls: str | None
     executions: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What was issued, and the folder that it was written to."""
+    """What was issued, the folder that it was written to, and the service's mutual TLS listener."""
 
     certificate: Certificate
     folder: Path
+    mtls: str
 
     @property
     def ca_file(self) -> Path:
@@ -87,20 +96,21 @@ async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: P
     """
     enrolled = folder / CERTIFICATE_FILE, folder / CONTEXT_FILE
     files.refuse_existing(enrolled)
-    authority = await fetch_authorities(places.tls, ca_fingerprint)
+    service = await verify_service(places.tls, ca_fingerprint)
+    authority = service.authority
     with (
         files.folder_for_new_files(folder),
         _authority_in(folder / CA_FILE, authority),
         key_and_request(folder / KEY_FILE, key_kind) as csr_pem,
     ):
         certificate = await enroll(places.tls, authority, token, csr_pem)
-    done = Enrolled(certificate, folder)
+    done = Enrolled(certificate, folder, places.mtls or mutual_address(places.tls, service.bundle))
     files.write_new(done.certificate_file, certificate.pem.encode(), files.PUBLIC_MODE)
     contexts.write(
         done.context_file,
         contexts.Context(
             certificates_tls=places.tls,
-            certificates_mtls=places.mtls,
+            certificates_mtls=done.mtls,
             executions=places.executions,
             ca_file=done.ca_file,
             certificate=done.certificate_file,
@@ -108,6 +118,11 @@ async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: P
         ),
     )
     return done
+
+
+def mutual_address(tls: str, bundle: TrustBundle) -> str:
+    """The mutual TLS listener of the service whose one-way TLS listener is at `tls`, as far as the service knows."""
+    return f"{tls.rpartition(':')[0]}:{bundle.mutual_tls_port or _USUAL_MUTUAL_PORT}"
 
 
 @contextlib.contextmanager

@@ -125,13 +125,15 @@ async def _serve(
         Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )
     async with AsyncExitStack() as stack:
-        servers, healths, ports = [], [], []
+        servers, healths = [], []
+        ports: list[int] = []
         for credentials, port, setting in (
             (service.listeners.one_way.credentials, settings.tls_port, "tls_port"),
             (service.listeners.mutual.credentials, settings.mtls_port, "mtls_port"),
         ):
             server = make_server(interceptor, settings.limits, shared_ports=shared_ports)
-            _add_services(server, service)
+            # Known once all are open, which is before any of them is called.
+            _add_services(server, service, mutual_tls_port=lambda: ports[1])
             healths.append(add_health_and_reflection(server, SERVICE_NAMES))
             ports.append(listen(server, settings.host, port, credentials, setting=setting))
             servers.append(server)
@@ -184,7 +186,7 @@ async def _serve(
         )
 
 
-def _add_services(server: grpc.aio.Server, service: Service) -> None:
+def _add_services(server: grpc.aio.Server, service: Service, *, mutual_tls_port: Callable[[], int]) -> None:
     """Adds all services to a listener; what is for mutual TLS only is up to `rpc/admission.py`."""
     use_cases = UseCases(
         issue=service.issue,
@@ -202,6 +204,7 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
         use_cases,
         trust_domain=service.installation.trust_domain,
         clock=service.clock,
+        mutual_tls_port=mutual_tls_port,
     )
     add_CertificateServiceServicer_to_server(certificates, server)
     add_AccountServiceServicer_to_server(AccountService(service.users, service.profiles), server)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.client import context as contexts
 from handclasp.errors import Reason, Unauthenticated
+from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH
 from tests.unit.cli.conftest import Handclasp
 from tests.unit.client.small_service import TOKEN, Small
 
@@ -35,9 +36,32 @@ def test_a_token_comes_with_the_command_to_type(handclasp: Handclasp, small: Sma
     (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
     assert shlex.split(line) == [
         *("handclasp", "enroll", "--token", TOKEN, "--ca-fingerprint", small.fingerprint, "--url", small.tls),
-        *("--out", "alice", "--certificates-mtls", small.mtls, "--executions", small.mtls),
+        *("--out", "alice", "--executions", small.mtls),
     ]
     assert "put in the name by which that machine reaches it" in ran.out
+
+
+def test_a_mutual_listener_elsewhere_is_part_of_the_command(
+    handclasp: Handclasp, small: Small, context_file: Path
+) -> None:
+    text = context_file.read_text()
+    context_file.write_text(text.replace(f'certificates_mtls = "{small.mtls}"', f'certificates_mtls = "{both(small)}"'))
+    command = handclasp("admin", "token", "--user", "alice", "-o", "json").json["command"]
+    words = shlex.split(command)
+    assert words[words.index("--certificates-mtls") + 1] == both(small)
+
+
+def both(small: Small) -> str:
+    """Two addresses, one of which is of the service."""
+    return f"{small.mtls},localhost:{small.mtls_port}"
+
+
+def test_the_start_of_an_execution_server_has_the_port_that_the_service_says(
+    bare: Handclasp, small: Small, tmp_path: Path
+) -> None:
+    small.enrolled_purposes = (CLIENT_AUTH, SERVER_AUTH)
+    ran = bare(*enrolling(small, tmp_path / "out"))
+    assert f"handclasp serve executions --certificate-service {small.mtls} --ca " in ran.out
 
 
 def test_a_token_as_json(handclasp: Handclasp, small: Small) -> None:
@@ -69,7 +93,7 @@ def test_enrolling_writes_all_that_is_needed(bare: Handclasp, small: Small, tmp_
     assert (out / "ca.pem").read_text() == small.root.pem
     assert {stat.S_IMODE((out / name).stat().st_mode) for name in ("key.pem", "context.toml")} == {0o600}
     context = contexts.load(out / "context.toml")
-    assert (context.certificates_tls, context.certificates_mtls) == (small.tls, "127.0.0.1:8444")
+    assert (context.certificates_tls, context.certificates_mtls) == (small.tls, small.mtls)
     assert context.executions == "run.example:8443"
     assert (context.certificate, context.key) == (out / "cert.pem", out / "key.pem")
     [seen] = small.asked("Enroll")

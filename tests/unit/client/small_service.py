@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -34,7 +34,7 @@ from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integrations.v1 import integration_service_pb2 as integration_messages
 from handclasp.integrations.v1 import integration_service_pb2_grpc
 from handclasp.integrations.v1.integration_pb2 import Integration
-from tests.support.outside_ca import SERVER_AUTH, Issued, OutsideCA, pem_of
+from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, Issued, OutsideCA, pem_of
 
 TRUST_DOMAIN = "small.example"
 TOKEN = "hce_a-small-one"
@@ -79,6 +79,7 @@ class Small:
     in_force: tuple[int, int, int, int] | None = (7, 2, 0, 0)
     """What is said of the barrier: the revision, how many acknowledged, how many leases ended."""
     seconds_in_force: float = 0.0
+    enrolled_purposes: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,)
     explained: Decision = field(
         default_factory=lambda: Decision(
             reason=DECISION_REASON_REVOKED,
@@ -155,9 +156,15 @@ class Small:
         return described
 
 
-def _sign(ca: OutsideCA, common_name: str, csr: x509.CertificateSigningRequest) -> x509.Certificate:
+def _sign(
+    ca: OutsideCA,
+    common_name: str,
+    csr: x509.CertificateSigningRequest,
+    purposes: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,),
+) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(ca.name).public_key(csr.public_key())
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     builder = builder.serial_number(0xABC123).not_valid_before(ca.now - timedelta(minutes=5))
     return builder.not_valid_after(ca.now + timedelta(days=1)).sign(ca.key, hashes.SHA256())
 
@@ -279,7 +286,8 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
 
     async def Enroll(self, request: messages.EnrollRequest, context: Context) -> Certificate:  # noqa: N802
         await self._small.note("Enroll", request, context)
-        leaf = _sign(self._small.issuing, "alice", x509.load_pem_x509_csr(request.csr_pem.encode()))
+        csr = x509.load_pem_x509_csr(request.csr_pem.encode())
+        leaf = _sign(self._small.issuing, "alice", csr, self._small.enrolled_purposes)
         return self._small.described("users/alice", leaf)
 
     async def EnrollReplica(  # noqa: N802
@@ -324,7 +332,9 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
     ) -> messages.TrustBundle:
         await self._small.note("GetTrustBundle", request, context)
         authorities = [self._small.root.pem, self._small.issuing.pem, *self._small.more_authorities]
-        return messages.TrustBundle(trust_domain=TRUST_DOMAIN, authorities=authorities)
+        return messages.TrustBundle(
+            trust_domain=TRUST_DOMAIN, authorities=authorities, mutual_tls_port=self._small.mtls_port
+        )
 
 
 class _Accounts(account_service_pb2_grpc.AccountServiceServicer):

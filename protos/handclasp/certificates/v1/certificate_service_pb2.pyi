@@ -1016,8 +1016,13 @@ class TrustBundle(_message.Message):
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     TRUST_ANCHORS_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    MUTUAL_TLS_PORT_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     """The trust domain, as it stands in `spiffe://{trust domain}/user/{user}`."""
+    mutual_tls_port: _builtins.int
+    """The port of this server's mutual TLS listener, as the server itself knows it: what passes connections on to it may
+    have another one.
+    """
     @_builtins.property
     def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """This service's own CA certificates, each one PEM, the root first."""
@@ -1037,10 +1042,11 @@ class TrustBundle(_message.Message):
         authorities: _abc.Iterable[_builtins.str] | None = ...,
         trust_anchors: _abc.Iterable[_builtins.str] | None = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        mutual_tls_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "read_time", b"read_time", "trust_anchors", b"trust_anchors", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "mutual_tls_port", b"mutual_tls_port", "read_time", b"read_time", "trust_anchors", b"trust_anchors", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

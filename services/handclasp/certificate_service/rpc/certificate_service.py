@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -104,10 +105,13 @@ class UseCases:
 class CertificateService(CertificateServiceServicer):
     """Needs `CallInterceptor` around it, which maps typed errors and provides the caller."""
 
-    def __init__(self, use_cases: UseCases, *, trust_domain: str, clock: Clock) -> None:
+    def __init__(
+        self, use_cases: UseCases, *, trust_domain: str, clock: Clock, mutual_tls_port: Callable[[], int]
+    ) -> None:
         self._do = use_cases
         self._trust_domain = trust_domain
         self._clock = clock
+        self._mutual_tls_port = mutual_tls_port
 
     async def IssueCertificate(
         self, request: pb.IssueCertificateRequest, context: Context
@@ -326,6 +330,7 @@ class CertificateService(CertificateServiceServicer):
             authorities=map(_pem, bundle.authorities),
             trust_anchors=map(_pem, shown),
             read_time=to_timestamp(self._clock()),
+            mutual_tls_port=self._mutual_tls_port(),
         )
 
     async def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:
