@@ -144,6 +144,7 @@ def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployme
         # Standard output is no terminal: what is printed there may be kept.
         assert "Password:" not in service.out
         assert "No password was set." in service.out
+        assert "`handclasp user set-password admin` sets one, with --password-file or --password-stdin" in service.out
         assert deployment.run("user", "show", "admin").json().get("hasPassword", False) is False
         for certificate in deployment.run("cert", "list", "--user", "admin").json()["certificates"]:
             deployment.run("cert", "revoke", certificate["id"]).json()
