@@ -16,6 +16,21 @@ ACKNOWLEDGED = "handclasp-acknowledged"
 LEASES_ENDED = "handclasp-leases-ended"
 RIGHTS_LOST = "handclasp-rights-lost"
 
+WAITING = frozenset(
+    {
+        *("RevokeCertificate", "RevokeUserCertificates", "HoldCertificate", "ReinstateCertificate", "EnrollReplica"),
+        *("AddTrustAnchor", "RemoveTrustAnchor"),
+        *("UpdateUser", "DisableUser", "SetPassword", "UpdateAccessProfile"),
+    }
+)
+"""The methods that wait until what they did is in force."""
+
+LONGEST_LEASE = 60.0
+"""Seconds: the longest lease that a service can be set to."""
+
+LONGEST_WAIT = 61.0
+"""Seconds that such a call waits at most: the longest lease, and by how much two clocks may differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class BarrierReport:

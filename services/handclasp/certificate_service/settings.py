@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
+from handclasp.client.in_force import LONGEST_LEASE
 from handclasp.transport.logs import LogSettings
 from handclasp.transport.ports import WantedPort
 from handclasp.transport.server import ServerLimits
@@ -90,7 +91,7 @@ class CertificateServiceSettings(SectionSettings):
         default_factory=ThrottleLimits, description="How guessing of passwords and tokens is slowed."
     )
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
-    lease: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = Field(
+    lease: Annotated[float, Field(ge=0.1, le=LONGEST_LEASE, allow_inf_nan=False)] = Field(
         2.0,
         description="How many seconds a relying party may act on what it was told. Taking away waits as long for one"
         " that does not answer.",

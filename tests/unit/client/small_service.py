@@ -61,6 +61,8 @@ class Seen:
     authorization: str | None
     common_name: str
     """Of the certificate that was presented; empty without one."""
+    seconds: float
+    """Until the caller gives it up."""
 
 
 @dataclass
@@ -124,7 +126,8 @@ class Small:
         authorization = metadata.get("authorization")
         names = (context.auth_context() or {}).get("x509_common_name", [])
         common_name = b"".join(names).decode()
-        self.seen.append(Seen(method, request, None if authorization is None else str(authorization), common_name))
+        credentials = None if authorization is None else str(authorization)
+        self.seen.append(Seen(method, request, credentials, common_name, context.time_remaining()))
         if not self.refuse.get(method):
             return
         refusal = self.refuse[method].pop(0)
