@@ -25,6 +25,7 @@ from handclasp.errors import (
     FailedPrecondition,
     HandclaspError,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     Reason,
     Unauthenticated,
@@ -32,7 +33,7 @@ from handclasp.errors import (
 )
 from tests.rpc.account_calls import assign, disable
 from tests.rpc.certificate_harness import add_anchor, at_once, pem, refusal, signing_request, why
-from tests.rpc.test_enrollment import enroll, token_of
+from tests.rpc.test_enrollment import enroll, good_ones, revoke_token, token_of
 from tests.rpc.test_watch import next_effects
 from tests.rpc.test_who_may import ADMINISTRATIVE
 from tests.support.installation import Identity, Installation, running_installation
@@ -267,6 +268,27 @@ async def test_an_enrolled_folder_makes_no_installation_of_its_own(
             pass
     await refusal(join(first, tmp_path), FailedPrecondition, "ENROLLMENT_NOT_POSSIBLE")
     await refusal(join(first, first.settings.data_dir.parent), FailedPrecondition, "ENROLLMENT_NOT_POSSIBLE")
+
+
+async def test_tokens_for_replicas_are_for_those_who_could_make_them(first: Installation) -> None:
+    made, used = await replica_token(first), await replica_token(first)
+    authority = (await certify(first, used)).authority
+    lesser = await first.new_user(grants=dict.fromkeys(ADMINISTRATIVE[:-1], "*"))
+    async with first.client(await first.issue(lesser)) as client:
+        assert made.name not in {token.name for token in await good_ones(client)}
+        for token in (made, used):
+            await refusal(revoke_token(client, token), NotFound, "ENROLLMENT_TOKEN_NOT_FOUND")
+    full = await first.new_user(grants=dict.fromkeys(ADMINISTRATIVE, "*"))
+    async with first.client(await first.issue(full)) as client:
+        listed = {token.name: token for token in await good_ones(client)}
+        assert listed[made.name].purpose == EnrollmentToken.PURPOSE_REPLICA
+        assert used.name not in listed
+        await revoke_token(client, made)
+        error = await refusal(revoke_token(client, used), FailedPrecondition, "ENROLLMENT_TOKEN_SPENT")
+    assert (
+        f"authorities/{authority_id(x509.load_pem_x509_certificate(authority.encode()).public_key())}" in error.message
+    )
+    await refusal(certify(first, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
 
 
 async def test_what_was_begun_is_gone_on_with(

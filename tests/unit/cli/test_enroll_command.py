@@ -212,6 +212,24 @@ def test_nothing_is_overwritten(bare: Handclasp, small: Small, tmp_path: Path, n
     assert not small.asked("Enroll")
 
 
+def test_tokens_that_are_good_are_listed(handclasp: Handclasp, small: Small) -> None:
+    found = handclasp("admin", "tokens", "-o", "json").json["enrollment_tokens"]
+    assert [(token["id"], token["token"]) for token in found] == [("t1", ""), ("t2", "")]
+    ran = handclasp("admin", "tokens", "--user", "alice", "--limit", "5")
+    first, second = (line.split() for line in ran.out.splitlines() if line.startswith("t"))
+    assert first == ["t1", "alice", "a.example", "clerk"]
+    assert second == ["t2", "a", "replica"]
+    assert [(seen.request.user, seen.request.page_size) for seen in small.seen] == [("", 0), ("users/alice", 5)]
+
+
+def test_a_token_is_taken_back(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("admin", "revoke-token", "t1").out == "enrollmentTokens/t1 is good for nothing any more.\n"
+    assert handclasp("admin", "revoke-token", "enrollmentTokens/t1", "-o", "json").json == {
+        "revoked": "enrollmentTokens/t1"
+    }
+    assert {seen.request.name for seen in small.asked("RevokeEnrollmentToken")} == {"enrollmentTokens/t1"}
+
+
 def test_a_token_for_a_replica(handclasp: Handclasp, small: Small) -> None:
     ran = handclasp("admin", "token", "--replica")
     assert ran.status == 0

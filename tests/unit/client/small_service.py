@@ -287,6 +287,24 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
             purpose=request.purpose,
         )
 
+    async def ListEnrollmentTokens(  # noqa: N802
+        self, request: messages.ListEnrollmentTokensRequest, context: Context
+    ) -> messages.ListEnrollmentTokensResponse:
+        await self._small.note("ListEnrollmentTokens", request, context)
+        for_alice = EnrollmentToken(
+            name="enrollmentTokens/t1", user="users/alice", server_names=["a.example"], created_by="users/clerk"
+        )
+        replica = EnrollmentToken(
+            name="enrollmentTokens/t2", user="users/admin", purpose=EnrollmentToken.PURPOSE_REPLICA
+        )
+        return messages.ListEnrollmentTokensResponse(enrollment_tokens=[for_alice, replica])
+
+    async def RevokeEnrollmentToken(  # noqa: N802
+        self, request: messages.RevokeEnrollmentTokenRequest, context: Context
+    ) -> Empty:
+        await self._small.note("RevokeEnrollmentToken", request, context)
+        return Empty()
+
     async def Enroll(self, request: messages.EnrollRequest, context: Context) -> Certificate:  # noqa: N802
         await self._small.note("Enroll", request, context)
         csr = x509.load_pem_x509_csr(request.csr_pem.encode())

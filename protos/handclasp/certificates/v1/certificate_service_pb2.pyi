@@ -652,6 +652,86 @@ class CreateEnrollmentTokenRequest(_message.Message):
 Global___CreateEnrollmentTokenRequest: _TypeAlias = CreateEnrollmentTokenRequest  # noqa: Y015
 
 @_typing.final
+class ListEnrollmentTokensRequest(_message.Message):
+    """Which tokens to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most: 100 if 0; more than 1,000 count as 1,000; negative is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Bound to the caller and to the filters."""
+    user: _builtins.str
+    """Only those of `users/{user}`."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnrollmentTokensRequest: _TypeAlias = ListEnrollmentTokensRequest  # noqa: Y015
+
+@_typing.final
+class ListEnrollmentTokensResponse(_message.Message):
+    """A page of tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENROLLMENT_TOKENS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def enrollment_tokens(self) -> _containers.RepeatedCompositeFieldContainer[_enrollment_token_pb2.EnrollmentToken]:
+        """The tokens, each without `token`."""
+
+    def __init__(
+        self,
+        *,
+        enrollment_tokens: _abc.Iterable[_enrollment_token_pb2.EnrollmentToken] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_tokens", b"enrollment_tokens", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnrollmentTokensResponse: _TypeAlias = ListEnrollmentTokensResponse  # noqa: Y015
+
+@_typing.final
+class RevokeEnrollmentTokenRequest(_message.Message):
+    """Names the token to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`enrollmentTokens/{enrollment_token}`; not the token itself."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeEnrollmentTokenRequest: _TypeAlias = RevokeEnrollmentTokenRequest  # noqa: Y015
+
+@_typing.final
 class EnrollRequest(_message.Message):
     """A token, and the key that its certificate is for."""
 

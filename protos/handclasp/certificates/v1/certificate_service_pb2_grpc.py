@@ -105,6 +105,16 @@ class CertificateServiceStub:
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.SerializeToString,
                 response_deserializer=handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.FromString,
                 _registered_method=True)
+        self.ListEnrollmentTokens = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/ListEnrollmentTokens',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeEnrollmentToken = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/RevokeEnrollmentToken',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeEnrollmentTokenRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.Enroll = channel.unary_unary(
                 '/handclasp.certificates.v1.CertificateService/Enroll',
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.SerializeToString,
@@ -298,6 +308,29 @@ class CertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEnrollmentTokens(self, request, context):
+        """Lists the enrollment tokens that are still good, neither used nor expired, oldest first. The tokens themselves are
+        stored nowhere. All filters that are set must match.
+
+        Who may call: the owner's manager; others get an empty list. Those for replicas are shown to whoever holds every
+        administrative permission on `*`.
+        Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, filter).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeEnrollmentToken(self, request, context):
+        """Takes an enrollment token back: when it returns OK, nobody gets anything for it. One that was used already gave what it
+        was good for, which is to be revoked instead.
+
+        Who may call: the owner's manager; for a replica's, holders of every administrative permission on `*`.
+        Errors: NOT_FOUND (ENROLLMENT_TOKEN_NOT_FOUND); FAILED_PRECONDITION (ENROLLMENT_TOKEN_SPENT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Enroll(self, request, context):
         """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
         same token with the same key gets the same certificate again until the token expires, with another key nothing.
@@ -451,6 +484,16 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     servicer.CreateEnrollmentToken,
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.FromString,
                     response_serializer=handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.SerializeToString,
+            ),
+            'ListEnrollmentTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEnrollmentTokens,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensResponse.SerializeToString,
+            ),
+            'RevokeEnrollmentToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeEnrollmentToken,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeEnrollmentTokenRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'Enroll': grpc.unary_unary_rpc_method_handler(
                     servicer.Enroll,
@@ -802,6 +845,60 @@ class CertificateService:
             '/handclasp.certificates.v1.CertificateService/CreateEnrollmentToken',
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.SerializeToString,
             handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEnrollmentTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/ListEnrollmentTokens',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeEnrollmentToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/RevokeEnrollmentToken',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeEnrollmentTokenRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -124,6 +124,21 @@ class CertificateServiceStub:
     (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
     (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
     """
+    ListEnrollmentTokens: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.ListEnrollmentTokensRequest, _certificate_service_pb2.ListEnrollmentTokensResponse]
+    """Lists the enrollment tokens that are still good, neither used nor expired, oldest first. The tokens themselves are
+    stored nowhere. All filters that are set must match.
+
+    Who may call: the owner's manager; others get an empty list. Those for replicas are shown to whoever holds every
+    administrative permission on `*`.
+    Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, filter).
+    """
+    RevokeEnrollmentToken: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RevokeEnrollmentTokenRequest, _empty_pb2.Empty]
+    """Takes an enrollment token back: when it returns OK, nobody gets anything for it. One that was used already gave what it
+    was good for, which is to be revoked instead.
+
+    Who may call: the owner's manager; for a replica's, holders of every administrative permission on `*`.
+    Errors: NOT_FOUND (ENROLLMENT_TOKEN_NOT_FOUND); FAILED_PRECONDITION (ENROLLMENT_TOKEN_SPENT).
+    """
     Enroll: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.EnrollRequest, _certificate_pb2.Certificate]
     """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
     same token with the same key gets the same certificate again until the token expires, with another key nothing.
@@ -360,6 +375,33 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
         (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
         (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        """
+
+    @_abc_1.abstractmethod
+    def ListEnrollmentTokens(
+        self,
+        request: _certificate_service_pb2.ListEnrollmentTokensRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.ListEnrollmentTokensRequest, _abc.Awaitable[_certificate_service_pb2.ListEnrollmentTokensResponse]],
+    ) -> _abc.Awaitable[_certificate_service_pb2.ListEnrollmentTokensResponse]:
+        """Lists the enrollment tokens that are still good, neither used nor expired, oldest first. The tokens themselves are
+        stored nowhere. All filters that are set must match.
+
+        Who may call: the owner's manager; others get an empty list. Those for replicas are shown to whoever holds every
+        administrative permission on `*`.
+        Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, filter).
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeEnrollmentToken(
+        self,
+        request: _certificate_service_pb2.RevokeEnrollmentTokenRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.RevokeEnrollmentTokenRequest, _abc.Awaitable[_empty_pb2.Empty]],
+    ) -> _abc.Awaitable[_empty_pb2.Empty]:
+        """Takes an enrollment token back: when it returns OK, nobody gets anything for it. One that was used already gave what it
+        was good for, which is to be revoked instead.
+
+        Who may call: the owner's manager; for a replica's, holders of every administrative permission on `*`.
+        Errors: NOT_FOUND (ENROLLMENT_TOKEN_NOT_FOUND); FAILED_PRECONDITION (ENROLLMENT_TOKEN_SPENT).
         """
 
     @_abc_1.abstractmethod

@@ -19,6 +19,7 @@ from handclasp.certificate_service.domain.certificates import Certificate
 from handclasp.certificate_service.domain.enrollment_tokens import Purpose
 from handclasp.certificate_service.domain.identifiers import (
     parse_certificate_name,
+    parse_enrollment_token_name,
     parse_trust_anchor_name,
     parse_user_name,
 )
@@ -32,6 +33,7 @@ from handclasp.certificate_service.rpc.certificate_messages import (
     from_anchor,
     from_certificate,
     from_made_token,
+    from_token,
     to_filter,
 )
 from handclasp.certificate_service.rpc.fields import masked, to_timedelta, to_timestamp
@@ -268,6 +270,20 @@ class CertificateService(CertificateServiceServicer):
             lifetime=lifetime,
         )
         return from_made_token(made)
+
+    async def ListEnrollmentTokens(
+        self, request: pb.ListEnrollmentTokensRequest, context: Context
+    ) -> pb.ListEnrollmentTokensResponse:
+        user_id = parse_user_name(request.user, "user") if request.user else None
+        wanted = PageRequest(request.page_size, request.page_token, list_hash("enrollment_tokens", user_id))
+        page = await self._do.enrollment_tokens.list(the_caller(), user_id, wanted)
+        return pb.ListEnrollmentTokensResponse(
+            enrollment_tokens=map(from_token, page.items), next_page_token=page.next_token
+        )
+
+    async def RevokeEnrollmentToken(self, request: pb.RevokeEnrollmentTokenRequest, context: Context) -> Empty:
+        await self._do.enrollment_tokens.revoke(the_caller(), parse_enrollment_token_name(request.name))
+        return Empty()
 
     async def Enroll(self, request: pb.EnrollRequest, context: Context) -> certificate_pb2.Certificate:
         certificate = await self._do.enroll.enroll(
