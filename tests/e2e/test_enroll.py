@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def test_an_execution_server_and_a_partner(folder: Path) -> None:
             partner = folder / "partner"
             enroll(deployment, partner, "--user", "alice")
             context = partner / "alice" / "context.toml"
+            assert tomllib.loads(context.read_text())["certificates_mtls"] == f"localhost:{deployment.ports['mtls']}"
             assert echo(partner, context, port).json() == json.loads(HELLO)
             # The context is one for the certificate service, too.
             listed = run_command("cert", "list", "-o", "json", folder=partner, context=context).json()

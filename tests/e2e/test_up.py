@@ -121,8 +121,8 @@ def test_a_port_that_is_taken_is_told_in_a_line(folder: Path, name: str, setting
         r"another process has it,.*`handclasp up --free-ports` takes .*\n",
         refused.errors,
     )
-    # A first start that fails has made the administrator, whose password must not be lost.
-    assert refused.out.startswith("Administrator: admin\nPassword: ")
+    assert refused.out == ""
+    assert not (folder / "data").exists()
 
 
 def test_the_services_end_with_a_parent_that_is_killed(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.duration_pb2 import Duration
 
 from handclasp.authorization.v1.authorization_service_pb2 import ExplainDecisionRequest
+from handclasp.authorization.v1.decision_pb2 import Decision, DecisionReason
 from handclasp.certificate_service.storage.enrollment_tokens import forget_tokens
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
@@ -51,7 +52,7 @@ from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-A_TOKEN = "hce_" + "x" * 32
+A_TOKEN = "hce_" + "xY" * 16
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -212,6 +213,128 @@ async def test_revoking_all_of_a_users_certificates_voids_tokens(installation: I
     await enroll(installation, others)
 
 
+async def good_ones(client: HandclaspClient, user_id: str = "", **fields: Any) -> list[EnrollmentToken]:
+    """The tokens that are listed, of one user or of all."""
+    request = pb.ListEnrollmentTokensRequest(user=f"users/{user_id}" if user_id else "", page_size=1000, **fields)
+    return list((await client.certificates.ListEnrollmentTokens(request)).enrollment_tokens)
+
+
+def revoke_token(client: HandclaspClient, token: EnrollmentToken | str) -> Awaitable[Any]:
+    name = token if isinstance(token, str) else token.name
+    return client.certificates.RevokeEnrollmentToken(pb.RevokeEnrollmentTokenRequest(name=name))
+
+
+async def test_those_that_are_good_are_listed_without_the_tokens(installation: Installation) -> None:
+    server, other = await installation.new_user("relying-party"), await installation.new_user()
+    made = [
+        await token_of(installation, server, "orders.example.org", lifetime=minutes(2)),
+        await token_of(installation, server),
+        await token_of(installation, server),
+    ]
+    await token_of(installation, other)
+    await enroll(installation, made[1])
+    expected = [copy_without_token(made[0]), copy_without_token(made[2])]
+    assert await good_ones(installation.admin, server) == expected
+    assert [token for token in await good_ones(installation.admin) if token.user == f"users/{server}"] == expected
+    with installation.clock.ahead(timedelta(minutes=2)):
+        assert await good_ones(installation.admin, server) == expected[1:]
+    assert await good_ones(installation.admin, "nobody") == []
+    await refusal(
+        installation.admin.certificates.ListEnrollmentTokens(pb.ListEnrollmentTokensRequest(user="alice")),
+        InvalidArgument,
+        "FIELD_INVALID",
+    )
+
+
+def copy_without_token(token: EnrollmentToken) -> EnrollmentToken:
+    copied = EnrollmentToken()
+    copied.CopyFrom(token)
+    copied.ClearField("token")
+    return copied
+
+
+async def test_one_that_is_taken_back_is_good_for_nothing(installation: Installation) -> None:
+    alice = await installation.new_user()
+    made, other = [await token_of(installation, alice) for _ in range(2)]
+    await revoke_token(installation.admin, made)
+    await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    assert await good_ones(installation.admin, alice) == [copy_without_token(other)]
+    await refusal(revoke_token(installation.admin, made), NotFound, "ENROLLMENT_TOKEN_NOT_FOUND")
+    await enroll(installation, other)
+    assert "enrollment_token_revoked" in installation.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("", InvalidArgument, "FIELD_INVALID"),
+        (A_TOKEN, InvalidArgument, "FIELD_INVALID"),
+        ("certificates/06h0000000000000000000000", InvalidArgument, "FIELD_INVALID"),
+        (f"enrollmentTokens/{A_TOKEN}", NotFound, "ENROLLMENT_TOKEN_NOT_FOUND"),
+        ("enrollmentTokens/06h00000000000000000000000", NotFound, "ENROLLMENT_TOKEN_NOT_FOUND"),
+    ],
+)
+async def test_what_is_no_name_of_a_token(
+    installation: Installation, name: str, error: type[HandclaspError], reason: str
+) -> None:
+    refused = await refusal(revoke_token(installation.admin, name), error, reason)
+    assert A_TOKEN not in refused.message, "whoever takes the token for its name has it in no log"
+
+
+async def test_one_that_was_used_is_not_taken_back(installation: Installation) -> None:
+    """Whoever wants to is told what it gave: that is to be revoked."""
+    made = await token_of(installation, await installation.new_user())
+    given = await enroll(installation, made)
+    error = await refusal(revoke_token(installation.admin, made), FailedPrecondition, "ENROLLMENT_TOKEN_SPENT")
+    assert given.name in error.message
+
+
+async def test_it_is_taken_back_or_used(installation: Installation) -> None:
+    alice = await installation.new_user()
+    for _ in range(5):
+        made = await token_of(installation, alice)
+        used, revoked = await at_once(enroll(installation, made), revoke_token(installation.admin, made))
+        if isinstance(used, HandclaspError):
+            assert used.reason == "ENROLLMENT_TOKEN_INVALID"
+            assert not isinstance(revoked, HandclaspError)
+        else:
+            assert isinstance(revoked, HandclaspError)
+            assert revoked.reason == "ENROLLMENT_TOKEN_SPENT"
+
+
+@pytest.mark.parametrize(
+    ("grants", "sees"),
+    [
+        ({}, []),
+        ({"MANAGE_PERSONAL_SETUP": "*"}, ["own"]),
+        ({"USER_MANAGEMENT": "users/seen-*"}, ["seen"]),
+        ({"USER_MANAGEMENT": "*"}, ["own", "seen", "hidden"]),
+        ({"ACCESS_CONTROL": "*", "TRUST_MANAGEMENT": "*", "VIEW_AUDIT_LOG": "*"}, []),
+    ],
+)
+async def test_others_tokens_do_not_exist(installation: Installation, grants: dict[str, str], sees: list[str]) -> None:
+    caller = await installation.new_user(grants=grants)
+    users = {"own": caller}
+    for name in ("seen", "hidden"):
+        users[name] = await installation.new_user(name=f"{name}-{caller}")
+    made = {name: await token_of(installation, user) for name, user in users.items()}
+    async with installation.client(await installation.issue(caller)) as client:
+        listed = {token.name for token in await good_ones(client)}
+        for name, token in made.items():
+            assert (token.name in listed) == (name in sees)
+            assert await good_ones(client, users[name]) == ([copy_without_token(token)] if name in sees else [])
+            if name in sees:
+                await revoke_token(client, token)
+            else:
+                hidden = await refusal(revoke_token(client, token), NotFound, "ENROLLMENT_TOKEN_NOT_FOUND")
+                missing = token.name[:-4] + "0000"
+                error = await refusal(revoke_token(client, missing), NotFound, "ENROLLMENT_TOKEN_NOT_FOUND")
+                assert hidden.message.replace(token.name, missing) == error.message
+                assert not hidden.metadata
+    left = {token.user for token in await good_ones(installation.admin)}
+    assert {name for name, user in users.items() if f"users/{user}" not in left} == set(sees)
+
+
 async def test_two_at_once_get_one_certificate(installation: Installation) -> None:
     alice = await installation.new_user()
     for _ in range(5):
@@ -287,13 +410,25 @@ async def test_refusals_can_be_explained(installation: Installation) -> None:
     alice = await installation.new_user()
     made = await token_of(installation, alice)
     await enroll(installation, made)
-    error = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_USED")
-    explained = await installation.admin.authorization.ExplainDecision(
-        ExplainDecisionRequest(name=error.metadata["decision"])
-    )
-    assert made.name in explained.decision.rule
-    assert explained.decision.user == f"users/{alice}"
-    assert explained.decision.resource.endswith("/Enroll")
+    unused = await token_of(installation, alice)
+    used = await refusal(enroll(installation, made), Unauthenticated, "ENROLLMENT_TOKEN_USED")
+    with installation.clock.ahead(timedelta(hours=2)):
+        late = await refusal(enroll(installation, unused), Unauthenticated, "ENROLLMENT_TOKEN_EXPIRED")
+    for error, token, fault in ((used, made, "was used at"), (late, unused, "expired at")):
+        decision = await explained(installation, error)
+        assert (decision.user, decision.permission) == (f"users/{alice}", 0)
+        assert decision.resource.endswith("/Enroll")
+        assert DecisionReason.Name(decision.reason) == f"DECISION_REASON_{error.reason}"
+        assert f"{token.name} for users/{alice} {fault}" in decision.rule
+    unknown = await refusal(enroll(installation, A_TOKEN), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    decision = await explained(installation, unknown)
+    assert DecisionReason.Name(decision.reason) == "DECISION_REASON_ENROLLMENT_TOKEN_INVALID"
+    assert decision.user == ""
+
+
+async def explained(installation: Installation, error: HandclaspError) -> Decision:
+    request = ExplainDecisionRequest(name=error.metadata["decision"])
+    return (await installation.admin.authorization.ExplainDecision(request)).decision
 
 
 async def test_those_that_expired_long_ago_are_forgotten(installation: Installation) -> None:

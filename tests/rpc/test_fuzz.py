@@ -523,6 +523,7 @@ async def test_ids_that_are_none(target: Target, user_id: str) -> None:
 LISTS = {
     "ListCertificates": pb.ListCertificatesRequest,
     "ListTrustAnchors": pb.ListTrustAnchorsRequest,
+    "ListEnrollmentTokens": pb.ListEnrollmentTokensRequest,
     "ListUsers": account_service_pb2.ListUsersRequest,
     "ListAccessProfiles": account_service_pb2.ListAccessProfilesRequest,
 }

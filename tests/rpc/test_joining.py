@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,10 +20,20 @@ from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.cli.enrolling_replica import Replica, enroll_as_replica
 from handclasp.client.client import HandclaspClient
-from handclasp.errors import FailedPrecondition, HandclaspError, InvalidArgument, PermissionDenied, Unauthenticated
+from handclasp.client.enrolling import enroll_replica
+from handclasp.errors import (
+    FailedPrecondition,
+    HandclaspError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    Unauthenticated,
+    Unavailable,
+)
 from tests.rpc.account_calls import assign, disable
 from tests.rpc.certificate_harness import add_anchor, at_once, pem, refusal, signing_request, why
-from tests.rpc.test_enrollment import enroll, token_of
+from tests.rpc.test_enrollment import enroll, good_ones, revoke_token, token_of
 from tests.rpc.test_watch import next_effects
 from tests.rpc.test_who_may import ADMINISTRATIVE
 from tests.support.installation import Identity, Installation, running_installation
@@ -259,13 +270,43 @@ async def test_an_enrolled_folder_makes_no_installation_of_its_own(
     await refusal(join(first, first.settings.data_dir.parent), FailedPrecondition, "ENROLLMENT_NOT_POSSIBLE")
 
 
-async def test_what_was_begun_is_gone_on_with(first: Installation, tmp_path: Path) -> None:
-    """With the key of the first try, whatever came of that."""
-    wrong = EnrollmentToken(token="hce_" + "x" * 32)
-    await refusal(join(first, tmp_path, wrong), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+async def test_tokens_for_replicas_are_for_those_who_could_make_them(first: Installation) -> None:
+    made, used = await replica_token(first), await replica_token(first)
+    authority = (await certify(first, used)).authority
+    lesser = await first.new_user(grants=dict.fromkeys(ADMINISTRATIVE[:-1], "*"))
+    async with first.client(await first.issue(lesser)) as client:
+        assert made.name not in {token.name for token in await good_ones(client)}
+        for token in (made, used):
+            await refusal(revoke_token(client, token), NotFound, "ENROLLMENT_TOKEN_NOT_FOUND")
+    full = await first.new_user(grants=dict.fromkeys(ADMINISTRATIVE, "*"))
+    async with first.client(await first.issue(full)) as client:
+        listed = {token.name: token for token in await good_ones(client)}
+        assert listed[made.name].purpose == EnrollmentToken.PURPOSE_REPLICA
+        assert used.name not in listed
+        await revoke_token(client, made)
+        error = await refusal(revoke_token(client, used), FailedPrecondition, "ENROLLMENT_TOKEN_SPENT")
+    assert (
+        f"authorities/{authority_id(x509.load_pem_x509_certificate(authority.encode()).public_key())}" in error.message
+    )
+    await refusal(certify(first, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+
+
+async def test_what_was_begun_is_gone_on_with(
+    first: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the key of the first try, if that may have been certified."""
+
+    async def lost(*arguments: Any) -> pb.EnrollReplicaResponse:
+        await enroll_replica(*arguments)
+        raise Unavailable(Reason.CONNECTION_LOST, "the answer was lost")
+
+    token = await replica_token(first)
+    with monkeypatch.context() as patch:
+        patch.setattr("handclasp.cli.enrolling_replica.enroll_replica", lost)
+        await refusal(join(first, tmp_path, token), Unavailable, "CONNECTION_LOST")
     (key_file,) = (tmp_path / "data" / "keys").glob("*.pem")
     key_pem = key_file.read_bytes()
-    made = await join(first, tmp_path)
+    made = await join(first, tmp_path, token)
     assert key_file.read_bytes() == key_pem
     async with running_installation(tmp_path, first.settings.url()) as third:
         identity = await third.issue(await third.new_user("regular-user"))

@@ -14,7 +14,7 @@ from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.client.client import HandclaspClient
 from handclasp.errors import InvalidArgument, Reason
-from tests.rpc.account_calls import acting_as, assign, issue_with_key, refused
+from tests.rpc.account_calls import acting_as, assign, issue_with_key, refused, token_for
 from tests.support.installation import Installation
 from tests.support.outside_ca import OutsideCA
 
@@ -49,10 +49,14 @@ def listings(client: HandclaspClient) -> dict[str, Listing]:
         "anchors": Listing(
             lambda **fields: certificates.ListTrustAnchors(pb.ListTrustAnchorsRequest(**fields)), "trust_anchors"
         ),
+        "tokens": Listing(
+            lambda **fields: certificates.ListEnrollmentTokens(pb.ListEnrollmentTokensRequest(**fields)),
+            "enrollment_tokens",
+        ),
     }
 
 
-LISTS = ["users", "profiles", "certificates", "anchors"]
+LISTS = ["users", "profiles", "certificates", "anchors", "tokens"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -62,6 +66,7 @@ async def filled(installation: Installation) -> Installation:
         await installation.new_user("regular-user", name=f"listed-{number}")
         await installation.new_profile({"EXECUTE_INTEGRATIONS": f"integrations/{number}"})
         await installation.admin.certificates.IssueCertificate(issue_with_key("listed-0"))
+        await installation.admin.certificates.CreateEnrollmentToken(token_for("listed-0"))
         await installation.admin.certificates.AddTrustAnchor(
             pb.AddTrustAnchorRequest(pem=OutsideCA(f"Partner {number}").pem)
         )

@@ -36,9 +36,11 @@ async def test_the_example_serves_and_stops_serving(tmp_path: Path) -> None:
             *("-c", EXAMPLE, f"localhost:{service_port}"),
             *(tmp_path / "ca.pem", tmp_path / "cert.pem", tmp_path / "key.pem", str(port)),
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         try:
             assert running.stdout is not None
+            assert running.stderr is not None
             while (line := await running.stdout.readline()) != b"serving\n":
                 assert line, "it ended"
             credentials = grpc.ssl_channel_credentials(ca.pem.encode(), alice.key_pem.encode(), alice.pem.encode())
@@ -51,6 +53,10 @@ async def test_the_example_serves_and_stops_serving(tmp_path: Path) -> None:
                 assert type(await refusal(get(b"", timeout=10))) is PermissionDenied
                 await service.take_away(alice.der)
                 assert type(await refusal(get(b"", timeout=10))) is Unauthenticated
+                running.terminate()
+                assert await asyncio.wait_for(running.wait(), 30) == 0
+                assert await running.stderr.read() == b""
         finally:
-            running.kill()
+            if running.returncode is None:
+                running.kill()
             await running.wait()

@@ -97,6 +97,17 @@ async def test_a_silent_watcher_of_the_other_is_waited_for_until_its_lease_is_ov
         assert time.monotonic() - begin > LEASE / 3
 
 
+async def test_that_a_watcher_of_the_other_lost_its_right_is_told(both: Both, notifications: bool) -> None:
+    first, second = both
+    await asyncio.sleep(1.1 * LEASE)
+    identity = await first.issue(await first.new_user("relying-party"))
+    async with watching_from_now(second, identity) as watcher:
+        await watcher.lease()
+        said = await revoke(first, identity.name)
+        # The row that is read instead of a notification does not say so.
+        assert said["rights-lost"] == (1 if notifications else 0)
+
+
 async def test_changes_at_both_at_once_come_in_order_and_without_gaps(both: Both) -> None:
     first, second = both
     async with watching_from_now(first) as one, watching_from_now(second) as other:

@@ -9,15 +9,21 @@ from typing import Annotated
 
 import typer
 
-from handclasp.certificates.v1.certificate_service_pb2 import CreateEnrollmentTokenRequest, GetTrustBundleRequest
+from handclasp.certificates.v1.certificate_service_pb2 import (
+    CreateEnrollmentTokenRequest,
+    GetTrustBundleRequest,
+    ListEnrollmentTokensRequest,
+    RevokeEnrollmentTokenRequest,
+)
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.cli.commands import command, group
 from handclasp.cli.first_administrator import announce
-from handclasp.cli.instructions import Instructions, root_fingerprint
-from handclasp.cli.output import print_json, to_json
+from handclasp.cli.instructions import Instructions
+from handclasp.cli.output import moment, print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
 from handclasp.cli.values import duration, to_duration
-from handclasp.client.names import USERS, resource_name
+from handclasp.client.names import ENROLLMENT_TOKENS, USERS, resource_id, resource_name
+from handclasp.client.paging import items
 from handclasp.errors import FailedPrecondition, Reason, invalid_field
 
 app = group("Tokens for other machines; and offline work on a data folder, for whoever has it.")
@@ -58,12 +64,62 @@ async def token(
     context = session.context()
     async with session.client() as client:
         made = await client.certificates.CreateEnrollmentToken(request)
-        authorities = (await client.certificates.GetTrustBundle(GetTrustBundleRequest())).authorities
-    instructions = Instructions(made, root_fingerprint(authorities), context)
+        bundle = await client.certificates.GetTrustBundle(GetTrustBundleRequest())
+    instructions = Instructions(made, bundle, context)
     if session.as_json:
         print_json(to_json(made) | instructions.fields())
     else:
         instructions.show()
+
+
+@command(app, "tokens")
+async def tokens(
+    session: Session,
+    *,
+    user: Annotated[str | None, typer.Option("--user", metavar="U", help="Only those for this user.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="How many at most.")] = None,
+) -> None:
+    """List the tokens that are still good, neither used nor expired: by their ids, since they are stored nowhere."""
+    request = ListEnrollmentTokensRequest(user="" if user is None else resource_name(USERS, user))
+    async with session.client() as client:
+        pages = items(
+            client.certificates.ListEnrollmentTokens, request, lambda page: list(page.enrollment_tokens), limit
+        )
+        found = [token async for token in pages]
+    if session.as_json:
+        print_json({"enrollment_tokens": [to_json(token) for token in found]})
+        return
+    rows = [
+        (
+            resource_id(token.name),
+            "a replica" if token.purpose == EnrollmentToken.PURPOSE_REPLICA else resource_id(token.user),
+            ", ".join(token.server_names),
+            moment(token.expire_time),
+            resource_id(token.created_by),
+        )
+        for token in found
+    ]
+    print_table(
+        ("ID", "FOR", "SERVER NAMES", "EXPIRES", "MADE BY"), rows, "no tokens that are still good", whole=("EXPIRES",)
+    )
+
+
+@command(app, "revoke-token")
+async def revoke_token(
+    session: Session,
+    token_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="As `handclasp admin tokens` lists it; not the token.", show_default=False),
+    ],
+) -> None:
+    """Take a token back: nobody gets anything for it any more."""
+    request = RevokeEnrollmentTokenRequest(name=resource_name(ENROLLMENT_TOKENS, token_id))
+    async with session.client() as client:
+        await client.certificates.RevokeEnrollmentToken(request)
+    if session.as_json:
+        print_json({"revoked": request.name})
+        return
+    print_line(f"{request.name} is good for nothing any more.")
 
 
 @app.command("recover")

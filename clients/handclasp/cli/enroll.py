@@ -53,7 +53,7 @@ async def enroll(
         typer.Option(
             "--certificates-mtls",
             metavar="HOST:PORT",
-            help="Its mutual TLS listener, for context.toml; the same host and port 8444 if not given.",
+            help="Its mutual TLS listener, for context.toml; the same host, and the port that it says, if not given.",
             parser=hosts_and_ports,
         ),
     ] = None,
@@ -83,13 +83,11 @@ async def enroll(
             raise typer.BadParameter("--certificates-mtls and --executions are for a context file; leave them out")
         _show_replica(session, await enroll_as_replica(secret, fingerprint, url, out))
         return
-    host = url.rpartition(":")[0]
-    places = Places(url, certificates_mtls or f"{host}:8444", executions)
-    enrolled = await enroll_user(secret, fingerprint, places, out, key_type)
+    enrolled = await enroll_user(secret, fingerprint, Places(url, certificates_mtls, executions), out, key_type)
     if session.as_json:
         print_json(to_json(enrolled.certificate) | {name: str(path) for name, path in enrolled.written().items()})
         return
-    _show(enrolled, places)
+    _show(enrolled)
 
 
 def _token(given: str | None, file: Path | None) -> str:
@@ -123,7 +121,7 @@ def _show_replica(session: Session, made: Replica) -> None:
     print_line(f"  {made.command}")
 
 
-def _show(enrolled: Enrolled, places: Places) -> None:
+def _show(enrolled: Enrolled) -> None:
     certificate = enrolled.certificate
     print_line(f"{certificate.name} of {certificate.user}, in {enrolled.certificate_file}")
     print_line(f"Private key, for nobody else: {enrolled.key_file}")
@@ -132,6 +130,6 @@ def _show(enrolled: Enrolled, places: Places) -> None:
     if enrolled.for_server:
         print_line(
             "An execution server is started with\n"
-            f"  handclasp serve executions --certificate-service {places.mtls} --ca {enrolled.ca_file}"
+            f"  handclasp serve executions --certificate-service {enrolled.mtls} --ca {enrolled.ca_file}"
             f" --cert {enrolled.certificate_file} --key {enrolled.key_file}"
         )

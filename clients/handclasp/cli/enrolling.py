@@ -12,37 +12,46 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from handclasp.certificates.v1.certificate_pb2 import Certificate
+from handclasp.certificates.v1.certificate_service_pb2 import TrustBundle
 from handclasp.cli.csr import KeyKind
 from handclasp.client import context as contexts
 from handclasp.client import files
-from handclasp.client.bootstrap import fetch_authorities
+from handclasp.client.bootstrap import verify_service
 from handclasp.client.csr import make_key_and_request, request_for
 from handclasp.client.enrolling import enroll
 from handclasp.client.private_key import load_private_key
 from handclasp.client.retries import may_have_been_done
-from handclasp.errors import AlreadyExists, HandclaspError, InvalidArgument, Reason
+from handclasp.errors import HandclaspError, InvalidArgument, Reason
 
 CA_FILE = "ca.pem"
 CERTIFICATE_FILE = "cert.pem"
 KEY_FILE = "key.pem"
 CONTEXT_FILE = "context.toml"
 
+# Of a service that does not say.
+_USUAL_MUTUAL_PORT = 8444
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the services are, each `host:port`: the certificate service's listeners, the execution server."""
+    """Where the services are, each `host:port`: the certificate service's listeners, the execution server.
+
+    Attributes:
+        mtls: None if the certificate service is to say its port, on the host of `tls`.
+    """
 
     tls: str
-    mtls: str
+    mtls: str | None
     executions: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What was issued, and the folder that it was written to."""
+    """What was issued, the folder that it was written to, and the service's mutual TLS listener."""
 
     certificate: Certificate
     folder: Path
+    mtls: str
 
     @property
     def ca_file(self) -> Path:
@@ -83,22 +92,25 @@ async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: P
     A key that is in the folder already is used: it is that of an earlier try whose answer was lost.
 
     Raises:
-        HandclaspError
+        HandclaspError: then nothing is left that was made here, unless a certificate may have been issued.
     """
     enrolled = folder / CERTIFICATE_FILE, folder / CONTEXT_FILE
     files.refuse_existing(enrolled)
-    authority = await fetch_authorities(places.tls, ca_fingerprint)
-    with files.folder_for_new_files(folder):
-        _write_authority(folder / CA_FILE, authority)
-        with key_and_request(folder / KEY_FILE, key_kind) as csr_pem:
-            certificate = await enroll(places.tls, authority, token, csr_pem)
-    done = Enrolled(certificate, folder)
+    service = await verify_service(places.tls, ca_fingerprint)
+    authority = service.authority
+    with (
+        files.folder_for_new_files(folder),
+        _authority_in(folder / CA_FILE, authority),
+        key_and_request(folder / KEY_FILE, key_kind) as csr_pem,
+    ):
+        certificate = await enroll(places.tls, authority, token, csr_pem)
+    done = Enrolled(certificate, folder, places.mtls or mutual_address(places.tls, service.bundle))
     files.write_new(done.certificate_file, certificate.pem.encode(), files.PUBLIC_MODE)
     contexts.write(
         done.context_file,
         contexts.Context(
             certificates_tls=places.tls,
-            certificates_mtls=places.mtls,
+            certificates_mtls=done.mtls,
             executions=places.executions,
             ca_file=done.ca_file,
             certificate=done.certificate_file,
@@ -106,6 +118,11 @@ async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: P
         ),
     )
     return done
+
+
+def mutual_address(tls: str, bundle: TrustBundle) -> str:
+    """The mutual TLS listener of the service whose one-way TLS listener is at `tls`, as far as the service knows."""
+    return f"{tls.rpartition(':')[0]}:{bundle.mutual_tls_port or _USUAL_MUTUAL_PORT}"
 
 
 @contextlib.contextmanager
@@ -122,15 +139,8 @@ def key_and_request(path: Path, key_kind: KeyKind) -> Iterator[bytes]:
             yield _request_for_key_in(path)
         return
     made = make_key_and_request(curve=key_kind.value)
-    with files.NewFile(path, files.SECRET_MODE) as key:
-        key.fill(made.key_pem)
-        try:
-            with _kept(path):
-                yield made.csr_pem
-        except HandclaspError as error:
-            if not may_have_been_done(error):
-                key.discard()
-            raise
+    with _file_unless_refused(path, made.key_pem, files.SECRET_MODE), _kept(path):
+        yield made.csr_pem
 
 
 @contextlib.contextmanager
@@ -158,10 +168,25 @@ def _request_for_key_in(path: Path) -> bytes:
     return request_for(key)
 
 
-def _write_authority(path: Path, authority: bytes) -> None:
-    try:
-        files.write_new(path, authority, files.PUBLIC_MODE)
-    except AlreadyExists:
+@contextlib.contextmanager
+def _authority_in(path: Path, authority: bytes) -> Iterator[None]:
+    """The CA certificate is in that file inside."""
+    if path.exists() and files.read_bytes(path, "the CA file") == authority:
         # Of an earlier try, or fetched before.
-        if files.read_bytes(path, "the CA file") != authority:
+        yield
+        return
+    with _file_unless_refused(path, authority, files.PUBLIC_MODE):
+        yield
+
+
+@contextlib.contextmanager
+def _file_unless_refused(path: Path, content: bytes, mode: int) -> Iterator[None]:
+    """A new file, on disk inside, which goes away again if what is inside was refused for certain."""
+    with files.NewFile(path, mode) as file:
+        file.fill(content)
+        try:
+            yield
+        except HandclaspError as error:
+            if not may_have_been_done(error):
+                file.discard()
             raise

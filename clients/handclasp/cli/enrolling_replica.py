@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from handclasp.client import files
 from handclasp.client.bootstrap import fetch_authorities
 from handclasp.client.csr import request_for
 from handclasp.client.enrolling import enroll_replica
@@ -41,12 +42,14 @@ async def enroll_as_replica(token: str, ca_fingerprint: str, address: str, data_
     """Makes the data folder of another replica. The same again goes on with the key of an earlier try.
 
     Raises:
-        HandclaspError
+        HandclaspError: then nothing is left that was made here, unless the key may have been certified.
     """
     from handclasp.certificate_service.data_folder import DataFolderError  # noqa: PLC0415 - with the service's parts
     from handclasp.certificate_service.replica_folder import (  # noqa: PLC0415
         finish_replica_folder,
+        look_into_replica_folder,
         prepare_replica_folder,
+        restore_replica_folder,
     )
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
     from handclasp.transport.process import settings_fault  # noqa: PLC0415
@@ -58,8 +61,15 @@ async def enroll_as_replica(token: str, ca_fingerprint: str, address: str, data_
     root_pem = await fetch_authorities(address, ca_fingerprint)
     root = x509.load_pem_x509_certificate(root_pem)
     try:
-        key = prepare_replica_folder(data_dir, root, settings.passphrase())
-        answer = await enroll_replica(address, root_pem, token, request_for(key))
+        with files.folder_for_new_files(data_dir):
+            before = look_into_replica_folder(data_dir)
+            try:
+                key = prepare_replica_folder(data_dir, root, settings.passphrase())
+                answer = await enroll_replica(address, root_pem, token, request_for(key))
+            except (DataFolderError, HandclaspError) as error:
+                if isinstance(error, DataFolderError) or not may_have_been_done(error):
+                    restore_replica_folder(data_dir, before)
+                raise
         authority = x509.load_pem_x509_certificate(answer.authority.encode())
         finish_replica_folder(data_dir, root, key, authority)
     except DataFolderError as error:

@@ -42,5 +42,5 @@ def error_line(error: HandclaspError) -> str:
         parts.append(f" (worth trying again in {max(1, round(error.retry_after.total_seconds()))} s)")
     decision = error.metadata.get("decision", "").rpartition("/")[2]
     if decision and decision not in error.message:
-        parts.append(f" (`handclasp explain {decision}` says why)")
+        parts.append(f" (administrators see why: `handclasp explain {decision}`)")
     return one_line("".join(parts))

@@ -8,6 +8,7 @@ import typer
 
 from handclasp.authorization.v1.authorization_service_pb2 import DecisionRecord, ExplainDecisionRequest
 from handclasp.authorization.v1.decision_pb2 import DecisionReason
+from handclasp.authorization.v1.permission_pb2 import Permission
 from handclasp.cli.commands import command, single
 from handclasp.cli.output import moment, print_details, print_json, to_json
 from handclasp.cli.session import Session
@@ -34,14 +35,16 @@ async def explain(
 
 def _print(record: DecisionRecord) -> None:
     decision = record.decision
+    # Else it was decided before anything was asked: who called was not accepted.
+    known = decision.permission != Permission.PERMISSION_UNSPECIFIED
     print_details(
         decision.name,
         (
             ("allowed", "yes" if decision.allowed else "no"),
             ("reason", enum_name(DecisionReason, decision.reason, "DECISION_REASON_")),
             ("rule", decision.rule),
-            ("permission", permission_name(decision.permission)),
-            ("resource", decision.resource),
+            ("permission", permission_name(decision.permission) if known else ""),
+            ("resource" if known else "method", decision.resource),
             ("user", decision.user or "unknown"),
             ("certificate", decision.certificate or "unknown"),
             ("fingerprint", record.fingerprint),

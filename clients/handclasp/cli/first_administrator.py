@@ -19,7 +19,8 @@ def announce(prepared: Prepared, data_dir: Path) -> None:
     print_line(f"Administrator: {made.user_id}")
     if not made.password:
         print_line(
-            f"No password was set. {data_dir / 'context.toml'} works without; `handclasp user set-password` sets one."
+            f"No password was set. {data_dir / 'context.toml'} works without; `handclasp user set-password"
+            f" {made.user_id}` sets one, with --password-file or --password-stdin where there is no terminal."
         )
         return
     print_line(f"Password:      {made.password}")

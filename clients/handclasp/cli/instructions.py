@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from handclasp.certificates.v1.certificate_service_pb2 import TrustBundle
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
+from handclasp.cli.enrolling import mutual_address
 from handclasp.cli.output import moment, print_line
 from handclasp.client.addresses import is_loopback
 from handclasp.client.context import Context
 from handclasp.client.names import resource_id
 
 _NOT_KNOWN = "HOST:PORT"
-_USUAL_MUTUAL_PORT = "8444"
 _DATA_FOLDER = "handclasp-data"
 
 
@@ -25,13 +25,19 @@ class Instructions:
     """How to use a token.
 
     Attributes:
-        ca_fingerprint: of the root, in hexadecimal.
+        bundle: what the service says of itself.
         context: of whoever made it; it says where the services are, seen from there.
     """
 
     made: EnrollmentToken
-    ca_fingerprint: str
+    bundle: TrustBundle
     context: Context
+
+    @property
+    def ca_fingerprint(self) -> str:
+        """Of the root, in hexadecimal. It comes first in the trust bundle."""
+        root = x509.load_pem_x509_certificate(self.bundle.authorities[0].encode())
+        return root.fingerprint(hashes.SHA256()).hex()
 
     @property
     def for_replica(self) -> bool:
@@ -53,7 +59,7 @@ class Instructions:
             return shlex.join([*words, "--out", _DATA_FOLDER])
         words += ["--out", resource_id(self.made.user)]
         mutual = self.context.certificates_mtls
-        if mutual is not None and mutual != f"{self.url.rpartition(':')[0]}:{_USUAL_MUTUAL_PORT}":
+        if mutual is not None and mutual != mutual_address(self.url, self.bundle):
             words += ["--certificates-mtls", mutual]
         if self.context.executions is not None:
             words += ["--executions", self.context.executions]
@@ -83,8 +89,3 @@ class Instructions:
             print_line(
                 "Your context has the service on this machine: put in the name by which that machine reaches it."
             )
-
-
-def root_fingerprint(authorities: Sequence[str]) -> str:
-    """SHA-256 of the root's DER, in hexadecimal; the root comes first in the trust bundle."""
-    return x509.load_pem_x509_certificate(authorities[0].encode()).fingerprint(hashes.SHA256()).hex()

@@ -8,8 +8,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from handclasp.certificate_service.first_start import Prepared, prepare, write_c
 from handclasp.certificate_service.identities import CERTIFICATE, KEY
 from handclasp.certificate_service.main import start_errors, utc_now
 from handclasp.certificate_service.settings import CertificateServiceSettings
+from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.serving.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
+from handclasp.transport.ports import check_ports
 from handclasp.transport.process import PORT_TAKEN, StartError, refuse_unwritable, settings_fault
 
 # A line of gRPC's core, which at times prints some whatever GRPC_VERBOSITY says. The services say in words of their own
@@ -150,16 +152,39 @@ class _Services:
             StartError
         """
         try:
-            settings = CertificateServiceSettings(data_dir=self._data_dir)
+            given = {"data_dir": self._data_dir, **self._only("tls_port", "mtls_port", "health_port")}
+            settings = CertificateServiceSettings(**given)
         except (ValueError, OSError) as error:
             raise StartError(
                 f"the settings do not fit: {settings_fault(error, CertificateServiceSettings, {})}"
             ) from error
+
+        def check() -> None:
+            self._check_ports(settings)
+
         with start_errors():
+            if not self._data_dir.exists():
+                check()
             make_data_folder(self._data_dir)
             self._logs.mkdir(mode=0o700, exist_ok=True)
             set_up_logging(LogSettings(file=self._logs / "start.log"))
-            return await prepare(settings, utc_now, execution_server=True)
+            return await prepare(settings, utc_now, execution_server=True, check=check)
+
+    def _check_ports(self, certificates: CertificateServiceSettings) -> None:
+        """Raises StartError if one of the services would find that it cannot listen."""
+        with _cannot_start("certificates"):
+            check_ports(certificates.wanted_ports)
+        with _cannot_start("executions"):
+            check_ports(self._execution_settings().wanted_ports)
+
+    def _execution_settings(self) -> ExecutionSettings:
+        """Those of the execution server, as far as they are known before it has an identity."""
+        files = dict.fromkeys(("ca_file", "identity_cert", "identity_key"), self._data_dir)
+        given: dict[str, Any] = {**files, **self._only("port", "health_port")}
+        try:
+            return ExecutionSettings(**given)
+        except (ValueError, OSError) as error:
+            raise StartError(f"the settings do not fit: {settings_fault(error, ExecutionSettings, {})}") from error
 
     async def _start_certificates(self) -> dict[str, Any] | None:
         settings = {"data_dir": self._data_dir, **self._only("tls_port", "mtls_port", "health_port")}
@@ -178,7 +203,7 @@ class _Services:
         }
         return await self._spawn("executions", "handclasp.integration_execution", settings)
 
-    def _only(self, *names: str) -> dict[str, int]:
+    def _only(self, *names: str) -> dict[str, Any]:
         return {name: port for name, port in self._ports.items() if name in names}
 
     async def _spawn(self, name: str, module: str, settings: Mapping[str, object]) -> dict[str, Any] | None:
@@ -223,13 +248,24 @@ class _Services:
                 name, process = ends[task]
                 fault = await self._voices[name].end()
                 if fault is not None:
-                    if fault.startswith(PORT_TAKEN):
-                        fault += "; `handclasp up --free-ports` takes free ones for all"
-                    raise StartError(f"the service {name} cannot start: {fault}")
+                    with _cannot_start(name):
+                        raise StartError(fault)
                 raise StartError(
                     f"the service {name} ended by itself ({_end(process.returncode)}), so both are stopped; look at the"
                     f" end of {self._logs / name}.log, then start again"
                 )
+
+
+@contextmanager
+def _cannot_start(name: str) -> Iterator[None]:
+    """Says which service it is that cannot start."""
+    try:
+        yield
+    except StartError as error:
+        fault = str(error)
+        if fault.startswith(PORT_TAKEN):
+            fault += "; `handclasp up --free-ports` takes free ones for all"
+        raise StartError(f"the service {name} cannot start: {fault}") from error
 
 
 def _environment_of(name: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,9 @@ from handclasp.errors import InvalidArgument, Reason, invalid_field
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 
 app = single("Run an integration.")
+
+# What may be meant as a file's name: no JSON object or array, and not one of the ways to say where the input is.
+_FILE_NAME = re.compile(r"[^-@{\[\"\s][^\n\"{}]{0,200}")
 
 
 @command(app, "run", login=False)
@@ -84,21 +88,24 @@ async def run(
         try:
             answer = await client.integrations.ExecuteIntegration(request, timeout=seconds)
         except InvalidArgument as error:
-            raise _all_faults(error, integration) from error
+            raise _all_faults(error, integration, given) from error
     on_terminal = session.output is Output.TEXT and sys.stdout.isatty()
     print(pretty(answer.output_json) if on_terminal else answer.output_json)
 
 
-def _all_faults(error: InvalidArgument, integration: str) -> InvalidArgument:
+def _all_faults(error: InvalidArgument, integration: str, given: str) -> InvalidArgument:
     if error.reason != Reason.INPUT_INVALID or not error.violations:
         return error
     faults = "; ".join(
         f"{violation.field}: {violation.description}" if violation.field else violation.description
         for violation in error.violations
     )
+    advice = f"`handclasp integration show {integration}` says what fits"
+    if _FILE_NAME.fullmatch(given):
+        advice = f"if it is in a file, give --input @{given}"
     return InvalidArgument(
         error.reason,
-        f"the input does not fit: {faults}; `handclasp integration show {integration}` says what fits",
+        f"the input does not fit: {faults}; {advice}",
         metadata=error.metadata,
         violations=error.violations,
     )

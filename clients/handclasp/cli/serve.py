@@ -47,6 +47,7 @@ def certificates(
     from handclasp.certificate_service.main import Ports, start_errors, utc_now  # noqa: PLC0415
     from handclasp.certificate_service.processes import serve_processes  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
+    from handclasp.transport.ports import check_ports  # noqa: PLC0415
     from handclasp.transport.process import run_process  # noqa: PLC0415
 
     given = _given(
@@ -64,7 +65,11 @@ def certificates(
     async def start(settings: CertificateServiceSettings) -> None:
         with start_errors():
             prepared = await first_start.prepare(
-                settings, utc_now, execution_server=False, with_password=sys.stdout.isatty()
+                settings,
+                utc_now,
+                execution_server=False,
+                with_password=sys.stdout.isatty(),
+                check=lambda: check_ports(settings.wanted_ports),
             )
         announce(prepared, settings.data_dir)
         print_line(f"CA fingerprint (SHA-256): {prepared.ca_fingerprint}")

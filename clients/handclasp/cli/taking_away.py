@@ -37,6 +37,7 @@ def in_force_json(done: InForce[Any]) -> dict[str, Any]:
             "revision": barrier.revision,
             "acknowledged": barrier.acknowledged,
             "leases_ended": barrier.leases_ended,
+            "rights_lost": barrier.rights_lost,
         }
     }
 
@@ -51,12 +52,19 @@ def _sentence(barrier: BarrierReport) -> str:
     acknowledged, ended = barrier.acknowledged, barrier.leases_ended
     if not acknowledged and not ended:
         return "no relying party is connected."
-    lease = "its lease has run out" if ended == 1 else "their leases have run out"
-    if not acknowledged:
-        return f"{_relying_parties(ended)} did not answer, and {lease}."
     if not ended:
         return f"{_relying_parties(acknowledged)} acknowledged."
-    return f"{_relying_parties(acknowledged)} acknowledged; {ended} did not answer, and {lease}."
+    lost = barrier.rights_lost
+    did = [f"{ended - lost} did not answer"] if ended > lost else []
+    if lost:
+        did.append(f"{lost} lost {'its' if lost == 1 else 'their'} own right to ask")
+    if acknowledged:
+        before = f"{_relying_parties(acknowledged)} acknowledged; "
+    else:
+        before, first = "", did[0].partition(" ")
+        did[0] = f"{_relying_parties(int(first[0]))} {first[2]}"
+    lease = "its lease has run out" if ended == 1 else "their leases have run out"
+    return f"{before}{', '.join(did)}, and {lease}."
 
 
 def _relying_parties(count: int) -> str:

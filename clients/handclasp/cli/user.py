@@ -143,7 +143,8 @@ async def set_password(
         typer.Option("--old-password-file", metavar="FILE", help="One's own old password is in this file."),
     ] = None,
 ) -> None:
-    """Set a password; asks at the terminal for what is not given.
+    """Set a password; asks at the terminal for what is not given. Without one, --password-file or --password-stdin is
+    needed.
 
     Changing one's own needs the old one; when logged in with it, it is taken from there. To log in by password for
     this, put --as and --password-file before `user`.

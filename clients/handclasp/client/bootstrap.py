@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import string
+from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,8 +32,26 @@ _NOTHING_NEW = 3
 _OPENSSL_LABEL = re.compile(r"sha-?256 fingerprint\s*=\s*", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A certificate service that has shown to be under a CA.
+
+    Attributes:
+        authority: that CA's certificate, as PEM.
+        bundle: what the service then said.
+    """
+
+    authority: bytes
+    bundle: TrustBundle
+
+
 async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
-    """The CA certificate with that fingerprint, as PEM, from the certificate service at `address` (one-way TLS).
+    """The CA certificate with that fingerprint, as PEM. Arguments and errors as of `verify_service`."""
+    return (await verify_service(address, ca_fingerprint)).authority
+
+
+async def verify_service(address: str, ca_fingerprint: str) -> Verified:
+    """Finds the CA with that fingerprint, and what the certificate service at `address` (one-way TLS) says under it.
 
     The server's own certificate is first taken unverified, only to speak to it at all; then the trust bundle, which
     everybody may read, is searched for the CA with that fingerprint; and at last the server has to show that it is
@@ -54,8 +73,7 @@ async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
         raise invalid_field("address", fault)
     bundle = await _unverified_bundle(address)
     authority = _matching(address, bundle, wanted)
-    await _trust_bundle(address, authority)
-    return authority
+    return Verified(authority, await _trust_bundle(address, authority))
 
 
 def normalize_fingerprint(given: str) -> str:

@@ -9,6 +9,7 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata, UnaryUnaryCall, UnaryUnaryClientInterceptor
 
 from handclasp.client.credentials import TlsMaterial
+from handclasp.client.in_force import LONGEST_WAIT, WAITING
 from handclasp.client.refusals import connection_lost, explain_unavailable, explain_unimplemented
 from handclasp.errors.status import DETAILS_KEY, from_rpc_error
 
@@ -46,7 +47,8 @@ class TypedErrors(UnaryUnaryClientInterceptor):
 
 
 class DefaultTimeout(UnaryUnaryClientInterceptor):
-    """Gives calls without a timeout the default one."""
+    """Gives calls without a timeout the default one; those that wait until something is in force, as much more as that
+    can take: if they were given up before, their caller would not know."""
 
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
@@ -57,8 +59,9 @@ class DefaultTimeout(UnaryUnaryClientInterceptor):
         client_call_details: ClientCallDetails,
         request: Request,
     ) -> Response | UnaryUnaryCall[Request, Response]:
-        if client_call_details.timeout is None:
-            client_call_details = _changed(client_call_details, timeout=self._timeout)
+        if client_call_details.timeout is None and self._timeout is not None:
+            longer = LONGEST_WAIT if _name(client_call_details.method) in WAITING else 0.0
+            client_call_details = _changed(client_call_details, timeout=self._timeout + longer)
         return await continuation(client_call_details, request)
 
 
@@ -88,6 +91,11 @@ def _changed(
         details.credentials,
         details.wait_for_ready,
     )
+
+
+def _name(method: str | bytes) -> str:
+    # grpcio has bytes where its annotations say str.
+    return (method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]
 
 
 def _from_the_service(error: grpc.aio.AioRpcError) -> bool:

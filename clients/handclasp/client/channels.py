@@ -47,7 +47,8 @@ def open_channel(
             was done. Each server's certificate must have the name by which it is called.
         tls: what to check the servers with, and what to present.
         basic: sent with every call.
-        timeout: seconds until a call that brings no timeout of its own is given up; None for never.
+        timeout: seconds until a call that brings no timeout of its own is given up, a minute more if it takes something
+            away; None for never.
         spread: whether calls go to all of several addresses in turn; otherwise they stay with one that answers.
     """
     found = split_addresses(addresses)

@@ -36,8 +36,9 @@ class HandclaspClient:
             Several with commas in between if it runs more than once: calls go to all of them in turn, and to another
             one if one does not answer.
         executions: `host:port` of the execution server, or several: calls stay with one for as long as it answers.
-        timeout: seconds for each call to the certificate service that brings no timeout of its own. Calls to the
-            execution server have none by default: an integration has its own.
+        timeout: seconds for each call to the certificate service that brings no timeout of its own; calls that take
+            something away have a minute more, which the longest lease may take. Calls to the execution server have none
+            by default: an integration has its own.
     """
 
     def __init__(

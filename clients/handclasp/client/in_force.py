@@ -14,6 +14,22 @@ Answer = TypeVar("Answer")
 REVISION = "handclasp-revision"
 ACKNOWLEDGED = "handclasp-acknowledged"
 LEASES_ENDED = "handclasp-leases-ended"
+RIGHTS_LOST = "handclasp-rights-lost"
+
+WAITING = frozenset(
+    {
+        *("RevokeCertificate", "RevokeUserCertificates", "HoldCertificate", "ReinstateCertificate", "EnrollReplica"),
+        *("AddTrustAnchor", "RemoveTrustAnchor"),
+        *("UpdateUser", "DisableUser", "SetPassword", "UpdateAccessProfile"),
+    }
+)
+"""The methods that wait until what they did is in force."""
+
+LONGEST_LEASE = 60.0
+"""Seconds: the longest lease that a service can be set to."""
+
+LONGEST_WAIT = 61.0
+"""Seconds that such a call waits at most: the longest lease, and by how much two clocks may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +39,14 @@ class BarrierReport:
     Attributes:
         revision: includes the change.
         acknowledged: how many have applied it.
-        leases_ended: how many did not answer, and had to wait until they ask again.
+        leases_ended: how many did not acknowledge until their lease had run out.
+        rights_lost: how many of the latter could not, since their own right to ask had been taken away.
     """
 
     revision: int
     acknowledged: int
     leases_ended: int
+    rights_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +71,7 @@ async def in_force(call: UnaryUnaryCall[Any, Answer]) -> InForce[Answer]:
     revision, acknowledged, leases_ended = numbers
     if revision is None or acknowledged is None or leases_ended is None:
         return InForce(answer, None)
-    return InForce(answer, BarrierReport(revision, acknowledged, leases_ended))
+    return InForce(answer, BarrierReport(revision, acknowledged, leases_ended, _number(said.get(RIGHTS_LOST)) or 0))
 
 
 def _number(text: str | bytes | None) -> int | None:

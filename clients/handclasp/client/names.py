@@ -6,6 +6,7 @@ USERS = "users"
 ACCESS_PROFILES = "accessProfiles"
 CERTIFICATES = "certificates"
 TRUST_ANCHORS = "trustAnchors"
+ENROLLMENT_TOKENS = "enrollmentTokens"
 INTEGRATIONS = "integrations"
 DECISIONS = "decisions"
 

@@ -13,16 +13,26 @@ OWN_IDENTITY_REFUSED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.Status
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
+_CHECK_IDENTITY = (
+    "check that this server's own certificate is on file at the certificate service, neither revoked nor on "
+    "hold nor expired, and that its user is active and holds AUTHORIZE_PEERS (profile relying-party) on what is "
+    "asked about"
+)
+_CHECK_PORT = (
+    "this is the certificate service's one-way TLS port, where nobody's certificate is looked at; use its mutual TLS "
+    "port (8444 by default), of an execution server in the setting certificate_service"
+)
+
+
 def log_refused_identity(error: grpc.aio.AioRpcError) -> None:
     """The certificate service does not accept this relying party, or not for this."""
+    refusal = from_rpc_error(error)
     _LOG.error(
         "own_identity_refused",
         status=error.code().name,
         details=error.details(),
-        **{name: value for name, value in from_rpc_error(error).metadata.items() if name == "decision"},
-        hint="check that this server's own certificate is on file at the certificate service, neither revoked nor on "
-        "hold nor expired, and that its user is active and holds AUTHORIZE_PEERS (profile relying-party) on what is "
-        "asked about",
+        **{name: value for name, value in refusal.metadata.items() if name == "decision"},
+        hint=_CHECK_PORT if refusal.reason == Reason.MUTUAL_TLS_REQUIRED else _CHECK_IDENTITY,
     )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone, is_held_with
 from handclasp.serving.files import write_atomically
 
+IGNORED = ".gitignore"
+"""A file in the folder that keeps version control from taking in what else is there."""
+
 
 class DataFolderError(Exception):
     """The data folder cannot be used; the message says why, and what to do."""
@@ -93,7 +96,7 @@ def make_data_folder(path: Path) -> None:
             f"{path} has mode {mode:04o} and is to hold private keys; run `chmod 700 {path}`, or choose another"
             " --data-dir"
         )
-    ignored = path / ".gitignore"
+    ignored = path / IGNORED
     if not ignored.exists():
         try:
             write_atomically(ignored, b"*\n", 0o644)

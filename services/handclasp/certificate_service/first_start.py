@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -150,18 +150,32 @@ async def ensure_execution_identity(service: Service) -> Path:
     return await ensure_identity(service, EXECUTION_SERVER, server_names=service.settings.server_names)
 
 
+def _no_check() -> None:
+    """Where nobody is going to listen."""
+
+
 async def prepare(
-    settings: CertificateServiceSettings, clock: Clock, *, execution_server: bool, with_password: bool = True
+    settings: CertificateServiceSettings,
+    clock: Clock,
+    *,
+    execution_server: bool,
+    with_password: bool = True,
+    check: Callable[[], None] = _no_check,
 ) -> Prepared:
     """Makes what is missing, before the service starts: the CA, the first administrator and their certificate.
 
     Args:
         execution_server: whether to make an identity for an execution server on this machine, too.
         with_password: whether a first administrator gets a password.
+        check: called before anything is made, to raise if the service could not start anyway; but not before it is
+            known that no other process has the folder, which says more.
     Raises:
-        DataFolderError, InstallationError, SchemaTooNewError, SQLAlchemyError
+        DataFolderError, InstallationError, SchemaTooNewError, SQLAlchemyError, and what `check` raises
     """
+    if not settings.data_dir.exists():
+        check()
     with data_folder(settings.data_dir):
+        check()
         async with open_service(settings, clock) as service:
             made = await ensure_administrator(service, with_password=with_password)
             return Prepared(

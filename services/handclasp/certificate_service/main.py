@@ -44,6 +44,7 @@ from handclasp.errors import HandclaspError
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.ports import check_ports
 from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.worker import Worker
@@ -95,6 +96,9 @@ async def serve(
     with start_errors(), data_folder(settings.data_dir, inherited=None if worker is None else worker.lock):
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
+        if worker is None:
+            # Before a CA is made. The ports of workers are kept for them by their parent.
+            check_ports(settings.wanted_ports)
         async with open_service(settings, clock) as service:
             await _serve(service, stop, ready, shared_ports=worker is not None)
 
@@ -121,13 +125,15 @@ async def _serve(
         Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )
     async with AsyncExitStack() as stack:
-        servers, healths, ports = [], [], []
+        servers, healths = [], []
+        ports: list[int] = []
         for credentials, port, setting in (
             (service.listeners.one_way.credentials, settings.tls_port, "tls_port"),
             (service.listeners.mutual.credentials, settings.mtls_port, "mtls_port"),
         ):
             server = make_server(interceptor, settings.limits, shared_ports=shared_ports)
-            _add_services(server, service)
+            # Known once all are open, which is before any of them is called.
+            _add_services(server, service, mutual_tls_port=lambda: ports[1])
             healths.append(add_health_and_reflection(server, SERVICE_NAMES))
             ports.append(listen(server, settings.host, port, credentials, setting=setting))
             servers.append(server)
@@ -180,7 +186,7 @@ async def _serve(
         )
 
 
-def _add_services(server: grpc.aio.Server, service: Service) -> None:
+def _add_services(server: grpc.aio.Server, service: Service, *, mutual_tls_port: Callable[[], int]) -> None:
     """Adds all services to a listener; what is for mutual TLS only is up to `rpc/admission.py`."""
     use_cases = UseCases(
         issue=service.issue,
@@ -198,6 +204,7 @@ def _add_services(server: grpc.aio.Server, service: Service) -> None:
         use_cases,
         trust_domain=service.installation.trust_domain,
         clock=service.clock,
+        mutual_tls_port=mutual_tls_port,
     )
     add_CertificateServiceServicer_to_server(certificates, server)
     add_AccountServiceServicer_to_server(AccountService(service.users, service.profiles), server)

@@ -14,6 +14,7 @@ from handclasp.certificate_service.service import open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.transport.health_http import HttpServer, health_routes
 from handclasp.transport.lifecycle import StopRequests
+from handclasp.transport.ports import check_ports
 from handclasp.transport.process import port_taken, run_process, write_ready_file
 from handclasp.transport.shared_ports import reserved_port
 from handclasp.transport.worker import Worker, log_file_of, read_worker
@@ -40,6 +41,7 @@ async def serve_processes(settings: CertificateServiceSettings, ready: Callable[
     with stop.on_signals(), start_errors(), data_folder(settings.data_dir) as lock:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
+        check_ports(settings.wanted_ports)
         # The schema, the CA and its keys are made once, before anybody else looks for them.
         async with open_service(settings, utc_now) as service:
             fingerprint = service.installation.root_fingerprint

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from handclasp.certificate_service.certificate_authority import COMPLETE, key_file_of
-from handclasp.certificate_service.data_folder import DataFolderError, make_data_folder
+from handclasp.certificate_service.data_folder import IGNORED, DataFolderError, make_data_folder
 from handclasp.certificate_service.first_start import CA_FILE, CONTEXT_FILE
 from handclasp.certificate_service.storage.installation import ISSUING, ROOT
 from handclasp.certificate_service.x509.fingerprints import fingerprint
@@ -54,6 +54,26 @@ def prepare_replica_folder(
     key = generate_key("EC P-256")
     write_secret(keys / key_file_of(ISSUING, key.public_key()), key_to_pem(key, passphrase))
     return key
+
+
+def look_into_replica_folder(data_dir: Path) -> frozenset[Path]:
+    """What is there of all that `prepare_replica_folder` makes in a folder."""
+    keys = data_dir / _KEYS
+    made = (*keys.glob(f"{ISSUING}-*.pem"), keys / COMPLETE, keys, data_dir / IGNORED)
+    return frozenset(path for path in made if path.exists())
+
+
+def restore_replica_folder(data_dir: Path, before: frozenset[Path]) -> None:
+    """Removes what `prepare_replica_folder` made, since the key was certainly not certified.
+
+    Args:
+        before: what was there before, from `look_into_replica_folder`.
+    """
+    for path in sorted(look_into_replica_folder(data_dir) - before, reverse=True):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def finish_replica_folder(

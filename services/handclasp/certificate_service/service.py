@@ -180,7 +180,12 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             renew=RenewCertificate(database, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
             enrollment_tokens=EnrollmentTokens(
-                database, access, rights, maximum_lifetime=settings.maximum_enrollment_token_lifetime, clock=clock
+                database,
+                access,
+                rights,
+                tokens,
+                maximum_lifetime=settings.maximum_enrollment_token_lifetime,
+                clock=clock,
             ),
             enroll=Enroll(enrollment, issuing, clock),
             enroll_replica=EnrollReplica(barrier, access, enrollment, installation, clock),

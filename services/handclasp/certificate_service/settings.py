@@ -16,8 +16,10 @@ from sqlalchemy.exc import ArgumentError
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
 from handclasp.certificate_service.x509.issuing import parse_server_name
+from handclasp.client.in_force import LONGEST_LEASE
 from handclasp.errors import InvalidArgument
 from handclasp.transport.logs import LogSettings
+from handclasp.transport.ports import WantedPort
 from handclasp.transport.server import ServerLimits
 from handclasp.transport.settings import Port, Seconds, SectionSettings
 
@@ -95,7 +97,7 @@ class CertificateServiceSettings(SectionSettings):
         default_factory=ThrottleLimits, description="How guessing of passwords and tokens is slowed."
     )
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
-    lease: Annotated[float, Field(ge=0.1, le=60, allow_inf_nan=False)] = Field(
+    lease: Annotated[float, Field(ge=0.1, le=LONGEST_LEASE, allow_inf_nan=False)] = Field(
         2.0,
         description="How many seconds a relying party may act on what it was told. Taking away waits as long for one"
         " that does not answer.",
@@ -184,6 +186,15 @@ class CertificateServiceSettings(SectionSettings):
         """The file of a SQLite database; None if it is PostgreSQL, or is in memory only."""
         url = make_url(self.url())
         return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+    @property
+    def wanted_ports(self) -> tuple[WantedPort, ...]:
+        """All that the service listens on."""
+        return (
+            WantedPort(self.host, self.tls_port, "tls_port"),
+            WantedPort(self.host, self.mtls_port, "mtls_port"),
+            WantedPort(self.health_host, self.health_port, "health_port"),
+        )
 
     def url(self) -> str:
         """The database's URL; may hold a password."""

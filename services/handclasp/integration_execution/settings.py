@@ -12,6 +12,7 @@ from handclasp.client.addresses import check_addresses
 from handclasp.relying_party.decisions import MAX_DECISIONS
 from handclasp.relying_party.party import DECISION_TIMEOUT, LEASE_GRACE, LEASE_WAIT
 from handclasp.transport.logs import LogSettings
+from handclasp.transport.ports import WantedPort
 from handclasp.transport.server import ServerLimits
 from handclasp.transport.settings import Port, Seconds, SectionSettings
 
@@ -67,6 +68,14 @@ class ExecutionSettings(SectionSettings):
     grace: Seconds = Field(10.0, description="For running calls, when the server is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the server is ready: JSON with its ports.")
     log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
+
+    @property
+    def wanted_ports(self) -> tuple[WantedPort, ...]:
+        """All that the server listens on."""
+        return (
+            WantedPort(self.host, self.port, "port"),
+            WantedPort(self.health_host, self.health_port, "health_port"),
+        )
 
     @field_validator("certificate_service")
     @classmethod

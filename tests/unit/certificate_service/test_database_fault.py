@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path.write_text("not a database, but long enough to be looked at" * 50)
     assert "its file is no database" in await fault(f"sqlite+aiosqlite:///{path}")
     assert "cannot be opened" in await fault(f"sqlite+aiosqlite:///{tmp_path}/nowhere/file")
+
+
+async def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
+    """It would tell the event loop of its end, which may be closed by then."""
+    before = set(threading.enumerate())
+    for _ in range(20):
+        await fault(f"sqlite+aiosqlite:///{tmp_path}/nowhere/file")
+        left = set(threading.enumerate()) - before
+        assert not [thread for thread in left if "_connection_worker" in thread.name]
 
 
 async def test_what_the_server_does_not_know(postgres: PostgresServer) -> None:

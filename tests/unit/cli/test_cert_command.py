@@ -232,7 +232,7 @@ def test_update_names_what_changes(handclasp: Handclasp, small: Small) -> None:
 def test_revoke_one_or_all(handclasp: Handclasp, small: Small) -> None:
     assert handclasp("cert", "revoke", "c1", "--reason", "key-compromise").status == 0
     ran = handclasp("cert", "revoke", "--user", "alice", "--all", "-o", "json")
-    barrier = {"revision": 7, "acknowledged": 2, "leases_ended": 0}
+    barrier = {"revision": 7, "acknowledged": 2, "leases_ended": 0, "rights_lost": 0}
     assert ran.json == {"user": "users/alice", "revoked_count": 2, "in_force": barrier}
     one, every = small.seen
     assert (one.request.name, one.request.reason) == ("certificates/c1", REVOCATION_REASON_KEY_COMPROMISE)
@@ -254,7 +254,7 @@ def test_a_denial_tells_how_to_ask_why(handclasp: Handclasp, small: Small) -> No
     ran = handclasp("cert", "revoke", "c1")
     assert ran.status == 3
     assert len(ran.err.splitlines()) == 1
-    assert ran.err == "ACCESS_DENIED: you may not revoke this (`handclasp explain d1` says why)\n"
+    assert ran.err == "ACCESS_DENIED: you may not revoke this (administrators see why: `handclasp explain d1`)\n"
 
 
 def test_revoking_by_a_users_id_tells_how(handclasp: Handclasp, small: Small) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.client import context as contexts
 from handclasp.errors import Reason, Unauthenticated
+from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH
 from tests.unit.cli.conftest import Handclasp
 from tests.unit.client.small_service import TOKEN, Small
 
@@ -35,9 +36,32 @@ def test_a_token_comes_with_the_command_to_type(handclasp: Handclasp, small: Sma
     (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
     assert shlex.split(line) == [
         *("handclasp", "enroll", "--token", TOKEN, "--ca-fingerprint", small.fingerprint, "--url", small.tls),
-        *("--out", "alice", "--certificates-mtls", small.mtls, "--executions", small.mtls),
+        *("--out", "alice", "--executions", small.mtls),
     ]
     assert "put in the name by which that machine reaches it" in ran.out
+
+
+def test_a_mutual_listener_elsewhere_is_part_of_the_command(
+    handclasp: Handclasp, small: Small, context_file: Path
+) -> None:
+    text = context_file.read_text()
+    context_file.write_text(text.replace(f'certificates_mtls = "{small.mtls}"', f'certificates_mtls = "{both(small)}"'))
+    command = handclasp("admin", "token", "--user", "alice", "-o", "json").json["command"]
+    words = shlex.split(command)
+    assert words[words.index("--certificates-mtls") + 1] == both(small)
+
+
+def both(small: Small) -> str:
+    """Two addresses, one of which is of the service."""
+    return f"{small.mtls},localhost:{small.mtls_port}"
+
+
+def test_the_start_of_an_execution_server_has_the_port_that_the_service_says(
+    bare: Handclasp, small: Small, tmp_path: Path
+) -> None:
+    small.enrolled_purposes = (CLIENT_AUTH, SERVER_AUTH)
+    ran = bare(*enrolling(small, tmp_path / "out"))
+    assert f"handclasp serve executions --certificate-service {small.mtls} --ca " in ran.out
 
 
 def test_a_token_as_json(handclasp: Handclasp, small: Small) -> None:
@@ -69,7 +93,7 @@ def test_enrolling_writes_all_that_is_needed(bare: Handclasp, small: Small, tmp_
     assert (out / "ca.pem").read_text() == small.root.pem
     assert {stat.S_IMODE((out / name).stat().st_mode) for name in ("key.pem", "context.toml")} == {0o600}
     context = contexts.load(out / "context.toml")
-    assert (context.certificates_tls, context.certificates_mtls) == (small.tls, "127.0.0.1:8444")
+    assert (context.certificates_tls, context.certificates_mtls) == (small.tls, small.mtls)
     assert context.executions == "run.example:8443"
     assert (context.certificate, context.key) == (out / "cert.pem", out / "key.pem")
     [seen] = small.asked("Enroll")
@@ -120,14 +144,46 @@ def test_the_wrong_port(bare: Handclasp, small: Small, tmp_path: Path) -> None:
     assert "one-way TLS port" in ran.err
 
 
-def test_a_refusal_leaves_no_key(bare: Handclasp, small: Small, tmp_path: Path) -> None:
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("more", [(), ("--replica",)])
+@pytest.mark.parametrize("there", [None, "new/note.txt", "new/ca.pem", "new/keys/note.txt"])
+def test_a_refusal_leaves_what_was_there(
+    bare: Handclasp, small: Small, tmp_path: Path, there: str | None, more: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    if there is not None:
+        (home / there).parent.mkdir(parents=True)
+        (home / "new").chmod(0o700)
+        (home / there).write_text(small.root.pem)
+    before = everything_in(home)
+    for method in ("Enroll", "EnrollReplica"):
+        small.refuse[method] = [REFUSED]
+    ran = bare(*enrolling(small, home / "new", "--token", TOKEN, *more))
+    if there == "new/ca.pem" and more:
+        assert (ran.status, ran.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
+    else:
+        assert (ran.status, ran.err.partition(":")[0]) == (3, "ENROLLMENT_TOKEN_USED")
+    assert everything_in(home) == before
+
+
+@pytest.mark.parametrize("more", [(), ("--replica",)])
+def test_a_refusal_after_a_lost_answer_leaves_the_key(
+    bare: Handclasp, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """A certificate may have been issued for it, and somebody may find a way to it."""
+    monkeypatch.setattr("handclasp.client.retries.repeat_if_lost.__defaults__", ((),))
     out = tmp_path / "out"
-    small.refuse["Enroll"] = [REFUSED]
-    ran = bare(*enrolling(small, out))
-    assert (ran.status, ran.err.partition(":")[0]) == (3, "ENROLLMENT_TOKEN_USED")
-    assert not (out / "key.pem").exists()
-    # What is left does not stand in the way of the next try.
-    assert bare(*enrolling(small, out)).status == 0
+    for method in ("Enroll", "EnrollReplica"):
+        small.refuse[method] = [grpc.StatusCode.UNAVAILABLE, REFUSED]
+    assert bare(*enrolling(small, out, "--token", TOKEN, *more)).status == 1
+    before = everything_in(out)
+    assert any(name.endswith(".pem") and b"PRIVATE KEY" in (content or b"") for name, content in before.items())
+    assert bare(*enrolling(small, out, "--token", TOKEN, *more)).status == 3
+    assert everything_in(out) == before
 
 
 def test_a_lost_answer_leaves_the_key_for_the_next_try(
@@ -154,6 +210,24 @@ def test_nothing_is_overwritten(bare: Handclasp, small: Small, tmp_path: Path, n
     assert (tmp_path / name).read_text() == "mine"
     assert not (tmp_path / "key.pem").exists()
     assert not small.asked("Enroll")
+
+
+def test_tokens_that_are_good_are_listed(handclasp: Handclasp, small: Small) -> None:
+    found = handclasp("admin", "tokens", "-o", "json").json["enrollment_tokens"]
+    assert [(token["id"], token["token"]) for token in found] == [("t1", ""), ("t2", "")]
+    ran = handclasp("admin", "tokens", "--user", "alice", "--limit", "5")
+    first, second = (line.split() for line in ran.out.splitlines() if line.startswith("t"))
+    assert first == ["t1", "alice", "a.example", "clerk"]
+    assert second == ["t2", "a", "replica"]
+    assert [(seen.request.user, seen.request.page_size) for seen in small.seen] == [("", 0), ("users/alice", 5)]
+
+
+def test_a_token_is_taken_back(handclasp: Handclasp, small: Small) -> None:
+    assert handclasp("admin", "revoke-token", "t1").out == "enrollmentTokens/t1 is good for nothing any more.\n"
+    assert handclasp("admin", "revoke-token", "enrollmentTokens/t1", "-o", "json").json == {
+        "revoked": "enrollmentTokens/t1"
+    }
+    assert {seen.request.name for seen in small.asked("RevokeEnrollmentToken")} == {"enrollmentTokens/t1"}
 
 
 def test_a_token_for_a_replica(handclasp: Handclasp, small: Small) -> None:

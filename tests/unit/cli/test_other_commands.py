@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handclasp.authorization.v1.decision_pb2 import DECISION_REASON_ENROLLMENT_TOKEN_USED, Decision
 from handclasp.authorization.v1.permission_pb2 import (
     PERMISSION_EXECUTE_INTEGRATIONS,
     PERMISSION_USER_MANAGEMENT,
@@ -95,7 +96,8 @@ def test_set_password(handclasp: Handclasp, small: Small, password_file: Path, t
     assert other.old_password == ""
     ran = handclasp("user", "set-password", "bob")
     assert ran.status == 2
-    assert "no terminal" in ran.err
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert "there is no terminal to ask at; give --password-file or --password-stdin" in said
 
 
 def test_a_wrong_old_password_is_not_asked_for_without_a_terminal(
@@ -199,6 +201,18 @@ def test_run_names_each_field_at_fault_on_one_line(handclasp: Handclasp, small: 
     )
 
 
+@pytest.mark.parametrize("name", ["order.json", "./my orders/1", "/srv/a-b.json"])
+def test_run_says_how_a_file_is_given(handclasp: Handclasp, small: Small, name: str) -> None:
+    fault = InvalidArgument(
+        Reason.INPUT_INVALID, "the input does not fit", violations=[FieldViolation("input", "is not JSON")]
+    )
+    small.refuse["ExecuteIntegration"] = [fault, fault]
+    assert handclasp("run", "echo", "--input", name).err == (
+        f"INPUT_INVALID: the input does not fit: input: is not JSON; if it is in a file, give --input @{name}\n"
+    )
+    assert "@" not in handclasp("run", "echo", "--input", '{"a": }').err
+
+
 def test_run_gives_up_after_its_timeout(handclasp: Handclasp) -> None:
     ran = handclasp("run", "slow", "--timeout", "1s")
     assert ran.status == 1
@@ -226,6 +240,20 @@ def test_integrations_and_decisions(handclasp: Handclasp, small: Small) -> None:
     assert (explained["id"], explained["decision"]["reason"]) == ("d1", "DECISION_REASON_REVOKED")
     assert "the certificate was revoked" in handclasp("explain", "decisions/d1").out
     assert {seen.request.name for seen in small.asked("ExplainDecision")} == {"decisions/d1"}
+
+
+def test_explain_says_of_whom_it_was_not_known_what_they_wanted(handclasp: Handclasp, small: Small) -> None:
+    out = handclasp("explain", "d1").out
+    assert "EXECUTE_INTEGRATIONS" in out
+    assert "resource" in out
+    small.explained = Decision(
+        reason=DECISION_REASON_ENROLLMENT_TOKEN_USED, rule="it was used", resource="/certificates/Enroll"
+    )
+    out = handclasp("explain", "d1").out
+    assert "ENROLLMENT_TOKEN_USED" in out
+    assert "UNSPECIFIED" not in out
+    assert "resource" not in out
+    assert "/certificates/Enroll" in out
 
 
 def test_schemas_are_json_that_stays_the_same(handclasp: Handclasp, small: Small) -> None:

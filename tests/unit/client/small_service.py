@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -34,7 +34,7 @@ from handclasp.errors.status import DETAILS_KEY, status_code, status_details
 from handclasp.integrations.v1 import integration_service_pb2 as integration_messages
 from handclasp.integrations.v1 import integration_service_pb2_grpc
 from handclasp.integrations.v1.integration_pb2 import Integration
-from tests.support.outside_ca import SERVER_AUTH, Issued, OutsideCA, pem_of
+from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH, Issued, OutsideCA, pem_of
 
 TRUST_DOMAIN = "small.example"
 TOKEN = "hce_a-small-one"
@@ -61,6 +61,8 @@ class Seen:
     authorization: str | None
     common_name: str
     """Of the certificate that was presented; empty without one."""
+    seconds: float
+    """Until the caller gives it up."""
 
 
 @dataclass
@@ -76,9 +78,18 @@ class Small:
     hold: Hold | None = None
     renewed_from: str = ""
     revoked_count: int = 2
-    in_force: tuple[int, int, int] | None = (7, 2, 0)
+    in_force: tuple[int, int, int, int] | None = (7, 2, 0, 0)
     """What is said of the barrier: the revision, how many acknowledged, how many leases ended."""
     seconds_in_force: float = 0.0
+    enrolled_purposes: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,)
+    explained: Decision = field(
+        default_factory=lambda: Decision(
+            reason=DECISION_REASON_REVOKED,
+            rule="the certificate was revoked",
+            permission=PERMISSION_EXECUTE_INTEGRATIONS,
+            resource="integrations/echo",
+        )
+    )
     """How long the barrier takes."""
     presented: str = "c0"
     """The id of the certificate that callers present."""
@@ -115,7 +126,8 @@ class Small:
         authorization = metadata.get("authorization")
         names = (context.auth_context() or {}).get("x509_common_name", [])
         common_name = b"".join(names).decode()
-        self.seen.append(Seen(method, request, None if authorization is None else str(authorization), common_name))
+        credentials = None if authorization is None else str(authorization)
+        self.seen.append(Seen(method, request, credentials, common_name, context.time_remaining()))
         if not self.refuse.get(method):
             return
         refusal = self.refuse[method].pop(0)
@@ -130,7 +142,7 @@ class Small:
         await asyncio.sleep(self.seconds_in_force)
         if self.in_force is not None:
             # Written out, since other clients read them by these names.
-            names = ("handclasp-revision", "handclasp-acknowledged", "handclasp-leases-ended")
+            names = ("handclasp-revision", "handclasp-acknowledged", "handclasp-leases-ended", "handclasp-rights-lost")
             context.set_trailing_metadata(tuple(zip(names, map(str, self.in_force), strict=True)))
 
     def described(self, user: str, leaf: x509.Certificate) -> Certificate:
@@ -147,9 +159,15 @@ class Small:
         return described
 
 
-def _sign(ca: OutsideCA, common_name: str, csr: x509.CertificateSigningRequest) -> x509.Certificate:
+def _sign(
+    ca: OutsideCA,
+    common_name: str,
+    csr: x509.CertificateSigningRequest,
+    purposes: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,),
+) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(ca.name).public_key(csr.public_key())
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     builder = builder.serial_number(0xABC123).not_valid_before(ca.now - timedelta(minutes=5))
     return builder.not_valid_after(ca.now + timedelta(days=1)).sign(ca.key, hashes.SHA256())
 
@@ -269,9 +287,28 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
             purpose=request.purpose,
         )
 
+    async def ListEnrollmentTokens(  # noqa: N802
+        self, request: messages.ListEnrollmentTokensRequest, context: Context
+    ) -> messages.ListEnrollmentTokensResponse:
+        await self._small.note("ListEnrollmentTokens", request, context)
+        for_alice = EnrollmentToken(
+            name="enrollmentTokens/t1", user="users/alice", server_names=["a.example"], created_by="users/clerk"
+        )
+        replica = EnrollmentToken(
+            name="enrollmentTokens/t2", user="users/admin", purpose=EnrollmentToken.PURPOSE_REPLICA
+        )
+        return messages.ListEnrollmentTokensResponse(enrollment_tokens=[for_alice, replica])
+
+    async def RevokeEnrollmentToken(  # noqa: N802
+        self, request: messages.RevokeEnrollmentTokenRequest, context: Context
+    ) -> Empty:
+        await self._small.note("RevokeEnrollmentToken", request, context)
+        return Empty()
+
     async def Enroll(self, request: messages.EnrollRequest, context: Context) -> Certificate:  # noqa: N802
         await self._small.note("Enroll", request, context)
-        leaf = _sign(self._small.issuing, "alice", x509.load_pem_x509_csr(request.csr_pem.encode()))
+        csr = x509.load_pem_x509_csr(request.csr_pem.encode())
+        leaf = _sign(self._small.issuing, "alice", csr, self._small.enrolled_purposes)
         return self._small.described("users/alice", leaf)
 
     async def EnrollReplica(  # noqa: N802
@@ -316,7 +353,9 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
     ) -> messages.TrustBundle:
         await self._small.note("GetTrustBundle", request, context)
         authorities = [self._small.root.pem, self._small.issuing.pem, *self._small.more_authorities]
-        return messages.TrustBundle(trust_domain=TRUST_DOMAIN, authorities=authorities)
+        return messages.TrustBundle(
+            trust_domain=TRUST_DOMAIN, authorities=authorities, mutual_tls_port=self._small.mtls_port
+        )
 
 
 class _Accounts(account_service_pb2_grpc.AccountServiceServicer):
@@ -398,7 +437,8 @@ class _Authorization(authorization_service_pb2_grpc.AuthorizationServiceServicer
         self, request: authorization_messages.ExplainDecisionRequest, context: Context
     ) -> authorization_messages.DecisionRecord:
         await self._small.note("ExplainDecision", request, context)
-        decision = Decision(name=request.name, reason=DECISION_REASON_REVOKED, rule="the certificate was revoked")
+        decision = Decision(name=request.name)
+        decision.MergeFrom(self._small.explained)
         return authorization_messages.DecisionRecord(decision=decision, count=2)
 
     def WatchAuthorization(  # noqa: N802

@@ -48,7 +48,7 @@ def test_what_may_be_repeated() -> None:
     methods = {method for _, method in reads()}
     assert methods == {
         *("GetUser", "ListUsers", "GetAccessProfile", "ListAccessProfiles", "ExplainDecision"),
-        *("GetCertificate", "ListCertificates", "CheckPermission", "BatchCheckPermissions"),
+        *("GetCertificate", "ListCertificates", "CheckPermission", "BatchCheckPermissions", "ListEnrollmentTokens"),
         *("ListTrustAnchors", "GetTrustBundle", "ListIntegrations", "GetIntegration"),
     }
     issue = "/handclasp.certificates.v1.CertificateService/IssueCertificate"

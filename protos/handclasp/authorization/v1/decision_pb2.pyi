@@ -48,13 +48,19 @@ class _DecisionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decisi
     DECISION_REASON_CREDENTIALS_MISMATCH: _DecisionReason.ValueType  # 9
     """Basic credentials were sent and name another user than the certificate."""
     DECISION_REASON_CREDENTIALS_THROTTLED: _DecisionReason.ValueType  # 10
-    """Basic credentials were sent and not looked at, because of too many wrong ones before."""
+    """Basic credentials or an enrollment token were sent and not looked at, because of too many wrong ones before."""
     DECISION_REASON_PERMISSION_MISSING: _DecisionReason.ValueType  # 11
     """No grant of the user's carries the permission."""
     DECISION_REASON_RESOURCE_NOT_GRANTED: _DecisionReason.ValueType  # 12
     """The user has the permission, but no grant of it reaches this resource."""
     DECISION_REASON_ON_HOLD: _DecisionReason.ValueType  # 13
     """The certificate is on hold (certificateHold, RFC 5280, section 5.3.1): refused until it is reinstated."""
+    DECISION_REASON_ENROLLMENT_TOKEN_INVALID: _DecisionReason.ValueType  # 14
+    """An enrollment token was sent that nobody knows, because it was mistyped or voided, or that is for something else."""
+    DECISION_REASON_ENROLLMENT_TOKEN_EXPIRED: _DecisionReason.ValueType  # 15
+    """An enrollment token was sent that has expired."""
+    DECISION_REASON_ENROLLMENT_TOKEN_USED: _DecisionReason.ValueType  # 16
+    """An enrollment token was sent that was used before, for another key."""
 
 class DecisionReason(_DecisionReason, metaclass=_DecisionReasonEnumTypeWrapper):
     """Why a decision came out as it did."""
@@ -80,13 +86,19 @@ DECISION_REASON_CREDENTIALS_INVALID: DecisionReason.ValueType  # 8
 DECISION_REASON_CREDENTIALS_MISMATCH: DecisionReason.ValueType  # 9
 """Basic credentials were sent and name another user than the certificate."""
 DECISION_REASON_CREDENTIALS_THROTTLED: DecisionReason.ValueType  # 10
-"""Basic credentials were sent and not looked at, because of too many wrong ones before."""
+"""Basic credentials or an enrollment token were sent and not looked at, because of too many wrong ones before."""
 DECISION_REASON_PERMISSION_MISSING: DecisionReason.ValueType  # 11
 """No grant of the user's carries the permission."""
 DECISION_REASON_RESOURCE_NOT_GRANTED: DecisionReason.ValueType  # 12
 """The user has the permission, but no grant of it reaches this resource."""
 DECISION_REASON_ON_HOLD: DecisionReason.ValueType  # 13
 """The certificate is on hold (certificateHold, RFC 5280, section 5.3.1): refused until it is reinstated."""
+DECISION_REASON_ENROLLMENT_TOKEN_INVALID: DecisionReason.ValueType  # 14
+"""An enrollment token was sent that nobody knows, because it was mistyped or voided, or that is for something else."""
+DECISION_REASON_ENROLLMENT_TOKEN_EXPIRED: DecisionReason.ValueType  # 15
+"""An enrollment token was sent that has expired."""
+DECISION_REASON_ENROLLMENT_TOKEN_USED: DecisionReason.ValueType  # 16
+"""An enrollment token was sent that was used before, for another key."""
 Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
@@ -117,13 +129,17 @@ class Decision(_message.Message):
     rule: _builtins.str
     """The rule that decided, for people: the grant that allowed, or what stood against it."""
     user: _builtins.str
-    """`users/{user}` that the certificate is mapped to. Empty if the certificate is unknown."""
+    """`users/{user}` that the certificate is mapped to, or that a password or an enrollment token was sent for. Empty if
+    that is not known.
+    """
     certificate: _builtins.str
     """`certificates/{certificate}`. Empty if the certificate is unknown."""
     permission: _permission_pb2.Permission.ValueType
-    """The permission that was asked about."""
+    """The permission that was asked about. Unset in a record of who was not accepted as a caller, or whose enrollment token
+    was not.
+    """
     resource: _builtins.str
-    """The resource that was asked about."""
+    """The resource that was asked about; without a permission, the method that was called."""
     revision: _builtins.int
     """The revision that it was made at: it takes into account every change up to this one, and perhaps later ones. Not kept
     with denials on record.

@@ -652,6 +652,86 @@ class CreateEnrollmentTokenRequest(_message.Message):
 Global___CreateEnrollmentTokenRequest: _TypeAlias = CreateEnrollmentTokenRequest  # noqa: Y015
 
 @_typing.final
+class ListEnrollmentTokensRequest(_message.Message):
+    """Which tokens to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most: 100 if 0; more than 1,000 count as 1,000; negative is refused."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. Bound to the caller and to the filters."""
+    user: _builtins.str
+    """Only those of `users/{user}`."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnrollmentTokensRequest: _TypeAlias = ListEnrollmentTokensRequest  # noqa: Y015
+
+@_typing.final
+class ListEnrollmentTokensResponse(_message.Message):
+    """A page of tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENROLLMENT_TOKENS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def enrollment_tokens(self) -> _containers.RepeatedCompositeFieldContainer[_enrollment_token_pb2.EnrollmentToken]:
+        """The tokens, each without `token`."""
+
+    def __init__(
+        self,
+        *,
+        enrollment_tokens: _abc.Iterable[_enrollment_token_pb2.EnrollmentToken] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_tokens", b"enrollment_tokens", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnrollmentTokensResponse: _TypeAlias = ListEnrollmentTokensResponse  # noqa: Y015
+
+@_typing.final
+class RevokeEnrollmentTokenRequest(_message.Message):
+    """Names the token to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`enrollmentTokens/{enrollment_token}`; not the token itself."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeEnrollmentTokenRequest: _TypeAlias = RevokeEnrollmentTokenRequest  # noqa: Y015
+
+@_typing.final
 class EnrollRequest(_message.Message):
     """A token, and the key that its certificate is for."""
 
@@ -1016,8 +1096,13 @@ class TrustBundle(_message.Message):
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     TRUST_ANCHORS_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    MUTUAL_TLS_PORT_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     """The trust domain, as it stands in `spiffe://{trust domain}/user/{user}`."""
+    mutual_tls_port: _builtins.int
+    """The port of this server's mutual TLS listener, as the server itself knows it: what passes connections on to it may
+    have another one.
+    """
     @_builtins.property
     def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """This service's own CA certificates, each one PEM, the root first."""
@@ -1037,10 +1122,11 @@ class TrustBundle(_message.Message):
         authorities: _abc.Iterable[_builtins.str] | None = ...,
         trust_anchors: _abc.Iterable[_builtins.str] | None = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        mutual_tls_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "read_time", b"read_time", "trust_anchors", b"trust_anchors", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "mutual_tls_port", b"mutual_tls_port", "read_time", b"read_time", "trust_anchors", b"trust_anchors", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,8 +38,9 @@ class CertificateServiceStub:
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
@@ -104,6 +105,16 @@ class CertificateServiceStub:
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.SerializeToString,
                 response_deserializer=handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.FromString,
                 _registered_method=True)
+        self.ListEnrollmentTokens = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/ListEnrollmentTokens',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensRequest.SerializeToString,
+                response_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeEnrollmentToken = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/RevokeEnrollmentToken',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeEnrollmentTokenRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.Enroll = channel.unary_unary(
                 '/handclasp.certificates.v1.CertificateService/Enroll',
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.SerializeToString,
@@ -155,8 +166,9 @@ class CertificateServiceServicer:
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
@@ -291,6 +303,29 @@ class CertificateServiceServicer:
         Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
         (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
         (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEnrollmentTokens(self, request, context):
+        """Lists the enrollment tokens that are still good, neither used nor expired, oldest first. The tokens themselves are
+        stored nowhere. All filters that are set must match.
+
+        Who may call: the owner's manager; others get an empty list. Those for replicas are shown to whoever holds every
+        administrative permission on `*`.
+        Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, filter).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeEnrollmentToken(self, request, context):
+        """Takes an enrollment token back: when it returns OK, nobody gets anything for it. One that was used already gave what it
+        was good for, which is to be revoked instead.
+
+        Who may call: the owner's manager; for a replica's, holders of every administrative permission on `*`.
+        Errors: NOT_FOUND (ENROLLMENT_TOKEN_NOT_FOUND); FAILED_PRECONDITION (ENROLLMENT_TOKEN_SPENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -450,6 +485,16 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.FromString,
                     response_serializer=handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.SerializeToString,
             ),
+            'ListEnrollmentTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEnrollmentTokens,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensRequest.FromString,
+                    response_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensResponse.SerializeToString,
+            ),
+            'RevokeEnrollmentToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeEnrollmentToken,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeEnrollmentTokenRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
             'Enroll': grpc.unary_unary_rpc_method_handler(
                     servicer.Enroll,
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.EnrollRequest.FromString,
@@ -507,8 +552,9 @@ class CertificateService:
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
@@ -799,6 +845,60 @@ class CertificateService:
             '/handclasp.certificates.v1.CertificateService/CreateEnrollmentToken',
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CreateEnrollmentTokenRequest.SerializeToString,
             handclasp_dot_certificates_dot_v1_dot_enrollment__token__pb2.EnrollmentToken.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEnrollmentTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/ListEnrollmentTokens',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensRequest.SerializeToString,
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.ListEnrollmentTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeEnrollmentToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/RevokeEnrollmentToken',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.RevokeEnrollmentTokenRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

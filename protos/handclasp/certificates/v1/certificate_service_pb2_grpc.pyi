@@ -25,8 +25,9 @@ class CertificateServiceStub:
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
@@ -123,6 +124,21 @@ class CertificateServiceStub:
     (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
     (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
     """
+    ListEnrollmentTokens: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.ListEnrollmentTokensRequest, _certificate_service_pb2.ListEnrollmentTokensResponse]
+    """Lists the enrollment tokens that are still good, neither used nor expired, oldest first. The tokens themselves are
+    stored nowhere. All filters that are set must match.
+
+    Who may call: the owner's manager; others get an empty list. Those for replicas are shown to whoever holds every
+    administrative permission on `*`.
+    Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, filter).
+    """
+    RevokeEnrollmentToken: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.RevokeEnrollmentTokenRequest, _empty_pb2.Empty]
+    """Takes an enrollment token back: when it returns OK, nobody gets anything for it. One that was used already gave what it
+    was good for, which is to be revoked instead.
+
+    Who may call: the owner's manager; for a replica's, holders of every administrative permission on `*`.
+    Errors: NOT_FOUND (ENROLLMENT_TOKEN_NOT_FOUND); FAILED_PRECONDITION (ENROLLMENT_TOKEN_SPENT).
+    """
     Enroll: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.EnrollRequest, _certificate_pb2.Certificate]
     """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
     same token with the same key gets the same certificate again until the token expires, with another key nothing.
@@ -197,8 +213,9 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
     What takes something away is in force when it returns OK: no relying party says yes to it any more. It waits until each
     relying party has acknowledged the change, or its lease has run out: a few milliseconds, or a lease (2 s by default) if
     one does not answer. The trailing metadata says the revision (`handclasp-revision`), how many acknowledged
-    (`handclasp-acknowledged`) and how many leases ran out instead (`handclasp-leases-ended`). A caller who leaves meanwhile
-    undoes nothing; the same call again waits again. "In force on return" below means this; where something is given
+    (`handclasp-acknowledged`), how many leases ran out instead (`handclasp-leases-ended`), and how many of these were of
+    relying parties whose own right it was (`handclasp-rights-lost`). A caller who leaves meanwhile undoes nothing; the same
+    call again waits again. "In force on return" below means this; where something is given
     instead, that each relying party has heeded it, or has no lease.
     """
 
@@ -358,6 +375,33 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (LIFETIME_NOT_ACCEPTED, ...); NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION
         (USER_IS_DISABLED; DATABASE_NOT_SHARED: one for a replica, and the database is SQLite); PERMISSION_DENIED
         (ACCESS_DENIED, ADMINISTRATOR_PROTECTED).
+        """
+
+    @_abc_1.abstractmethod
+    def ListEnrollmentTokens(
+        self,
+        request: _certificate_service_pb2.ListEnrollmentTokensRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.ListEnrollmentTokensRequest, _abc.Awaitable[_certificate_service_pb2.ListEnrollmentTokensResponse]],
+    ) -> _abc.Awaitable[_certificate_service_pb2.ListEnrollmentTokensResponse]:
+        """Lists the enrollment tokens that are still good, neither used nor expired, oldest first. The tokens themselves are
+        stored nowhere. All filters that are set must match.
+
+        Who may call: the owner's manager; others get an empty list. Those for replicas are shown to whoever holds every
+        administrative permission on `*`.
+        Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, filter).
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeEnrollmentToken(
+        self,
+        request: _certificate_service_pb2.RevokeEnrollmentTokenRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.RevokeEnrollmentTokenRequest, _abc.Awaitable[_empty_pb2.Empty]],
+    ) -> _abc.Awaitable[_empty_pb2.Empty]:
+        """Takes an enrollment token back: when it returns OK, nobody gets anything for it. One that was used already gave what it
+        was good for, which is to be revoked instead.
+
+        Who may call: the owner's manager; for a replica's, holders of every administrative permission on `*`.
+        Errors: NOT_FOUND (ENROLLMENT_TOKEN_NOT_FOUND); FAILED_PRECONDITION (ENROLLMENT_TOKEN_SPENT).
         """
 
     @_abc_1.abstractmethod

@@ -95,6 +95,11 @@ def parse_trust_anchor_name(name: str, field: str = "name") -> str:
     return _made(name, "trustAnchors", field, Reason.TRUST_ANCHOR_NOT_FOUND)
 
 
+def parse_enrollment_token_name(name: str, field: str = "name") -> str:
+    """The id in `enrollmentTokens/{enrollment_token}`; raises as `parse_certificate_name` does."""
+    return _made(name, "enrollmentTokens", field, Reason.ENROLLMENT_TOKEN_NOT_FOUND)
+
+
 def parse_decision_name(name: str, field: str = "name") -> str:
     """The id in `decisions/{decision}`; raises as `parse_certificate_name` does."""
     return _made(name, "decisions", field, Reason.DECISION_NOT_FOUND)

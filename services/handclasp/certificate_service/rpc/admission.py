@@ -36,6 +36,8 @@ ADMISSIONS = {
     _CERTIFICATES + "ReinstateCertificate": Admission.AUTHENTICATED,
     _CERTIFICATES + "RenewCertificate": Admission.MUTUAL_TLS,
     _CERTIFICATES + "CreateEnrollmentToken": Admission.AUTHENTICATED,
+    _CERTIFICATES + "ListEnrollmentTokens": Admission.AUTHENTICATED,
+    _CERTIFICATES + "RevokeEnrollmentToken": Admission.AUTHENTICATED,
     # The token in the request is the credential.
     _CERTIFICATES + "Enroll": Admission.ANYBODY,
     _CERTIFICATES + "EnrollReplica": Admission.ANYBODY,

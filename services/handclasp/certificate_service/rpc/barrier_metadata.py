@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import grpc
 
 from handclasp.certificate_service.watching.barrier import InForce
-from handclasp.client.in_force import ACKNOWLEDGED, LEASES_ENDED, REVISION
+from handclasp.client.in_force import ACKNOWLEDGED, LEASES_ENDED, REVISION, RIGHTS_LOST
 
 T = TypeVar("T")
 
@@ -19,6 +19,7 @@ def in_force(done: InForce[T], context: grpc.aio.ServicerContext[Any, Any]) -> T
             (REVISION, str(done.revision)),
             (ACKNOWLEDGED, str(done.settled.acknowledged)),
             (LEASES_ENDED, str(done.settled.ended)),
+            (RIGHTS_LOST, str(done.settled.barred)),
         )
     )
     return done.value

@@ -15,7 +15,7 @@ from handclasp.certificate_service.domain.certificates import (
     RevocationReason,
     TrustAnchor,
 )
-from handclasp.certificate_service.domain.enrollment_tokens import Purpose
+from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose
 from handclasp.certificate_service.domain.identifiers import (
     certificate_name,
     enrollment_token_name,
@@ -105,7 +105,12 @@ def from_anchor(anchor: TrustAnchor) -> certificate_pb2.TrustAnchor:
 
 def from_made_token(made: MadeToken) -> enrollment_token_pb2.EnrollmentToken:
     """The only message that has the token itself."""
-    kept = made.kept
+    message = from_token(made.kept)
+    message.token = made.token
+    return message
+
+
+def from_token(kept: EnrollmentToken) -> enrollment_token_pb2.EnrollmentToken:
     return enrollment_token_pb2.EnrollmentToken(
         name=enrollment_token_name(kept.id),
         user=user_name(kept.user_id),
@@ -113,7 +118,6 @@ def from_made_token(made: MadeToken) -> enrollment_token_pb2.EnrollmentToken:
         create_time=to_timestamp(kept.create_time),
         expire_time=to_timestamp(kept.expire_time),
         created_by=user_name(kept.created_by),
-        token=made.token,
         purpose=PURPOSES.to_proto(kept.purpose),
     )
 

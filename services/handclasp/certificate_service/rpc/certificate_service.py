@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -18,6 +19,7 @@ from handclasp.certificate_service.domain.certificates import Certificate
 from handclasp.certificate_service.domain.enrollment_tokens import Purpose
 from handclasp.certificate_service.domain.identifiers import (
     parse_certificate_name,
+    parse_enrollment_token_name,
     parse_trust_anchor_name,
     parse_user_name,
 )
@@ -31,6 +33,7 @@ from handclasp.certificate_service.rpc.certificate_messages import (
     from_anchor,
     from_certificate,
     from_made_token,
+    from_token,
     to_filter,
 )
 from handclasp.certificate_service.rpc.fields import masked, to_timedelta, to_timestamp
@@ -104,10 +107,13 @@ class UseCases:
 class CertificateService(CertificateServiceServicer):
     """Needs `CallInterceptor` around it, which maps typed errors and provides the caller."""
 
-    def __init__(self, use_cases: UseCases, *, trust_domain: str, clock: Clock) -> None:
+    def __init__(
+        self, use_cases: UseCases, *, trust_domain: str, clock: Clock, mutual_tls_port: Callable[[], int]
+    ) -> None:
         self._do = use_cases
         self._trust_domain = trust_domain
         self._clock = clock
+        self._mutual_tls_port = mutual_tls_port
 
     async def IssueCertificate(
         self, request: pb.IssueCertificateRequest, context: Context
@@ -265,6 +271,20 @@ class CertificateService(CertificateServiceServicer):
         )
         return from_made_token(made)
 
+    async def ListEnrollmentTokens(
+        self, request: pb.ListEnrollmentTokensRequest, context: Context
+    ) -> pb.ListEnrollmentTokensResponse:
+        user_id = parse_user_name(request.user, "user") if request.user else None
+        wanted = PageRequest(request.page_size, request.page_token, list_hash("enrollment_tokens", user_id))
+        page = await self._do.enrollment_tokens.list(the_caller(), user_id, wanted)
+        return pb.ListEnrollmentTokensResponse(
+            enrollment_tokens=map(from_token, page.items), next_page_token=page.next_token
+        )
+
+    async def RevokeEnrollmentToken(self, request: pb.RevokeEnrollmentTokenRequest, context: Context) -> Empty:
+        await self._do.enrollment_tokens.revoke(the_caller(), parse_enrollment_token_name(request.name))
+        return Empty()
+
     async def Enroll(self, request: pb.EnrollRequest, context: Context) -> certificate_pb2.Certificate:
         certificate = await self._do.enroll.enroll(
             request.token, **_signing_request(request), sender=Sender(current_peer().address, _ENROLL)
@@ -326,6 +346,7 @@ class CertificateService(CertificateServiceServicer):
             authorities=map(_pem, bundle.authorities),
             trust_anchors=map(_pem, shown),
             read_time=to_timestamp(self._clock()),
+            mutual_tls_port=self._mutual_tls_port(),
         )
 
     async def _message(self, certificate: Certificate, *, with_pem: bool = True) -> certificate_pb2.Certificate:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, or_, select, update
 
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
+from handclasp.certificate_service.domain.visibility import Visible
 from handclasp.certificate_service.storage.database import Snapshot, Transaction
 from handclasp.certificate_service.storage.schema import enrollment_tokens
+from handclasp.certificate_service.storage.users import ids_visible
 
 _column = enrollment_tokens.c
 
@@ -31,10 +34,45 @@ async def add_token(transaction: Transaction, token: EnrollmentToken) -> None:
 
 
 async def find_token(snapshot: Snapshot, token_hash: str) -> EnrollmentToken | None:
-    query = select(enrollment_tokens).where(_column.token_hash == token_hash)
-    row = (await snapshot.fetch(query)).one_or_none()
-    if row is None:
-        return None
+    return await _find(snapshot, _column.token_hash == token_hash)
+
+
+async def find_token_by_id(snapshot: Snapshot, token_id: str) -> EnrollmentToken | None:
+    return await _find(snapshot, _column.id == token_id)
+
+
+async def list_good_tokens(
+    snapshot: Snapshot,
+    visible: Visible,
+    *,
+    with_replicas: bool,
+    user_id: str | None,
+    now: datetime,
+    after: str,
+    limit: int,
+) -> list[EnrollmentToken]:
+    """Tokens that are neither used nor expired, oldest first.
+
+    Args:
+        visible: the users whose certificates' tokens may be seen.
+        with_replicas: whether those for replicas may be seen, whoever made them.
+        user_id: whose; None for all that may be seen.
+    """
+    seen = and_(_column.purpose == Purpose.CERTIFICATE, ids_visible(_column.user_id, visible))
+    conditions = [_column.id > after, _column.use_time.is_(None), _column.expire_time > now]
+    conditions.append(or_(seen, _column.purpose == Purpose.REPLICA) if with_replicas else seen)
+    if user_id is not None:
+        conditions.append(_column.user_id == user_id)
+    query = select(enrollment_tokens).where(*conditions).order_by(_column.id).limit(limit)
+    return [_token(row) for row in await snapshot.fetch(query)]
+
+
+async def _find(snapshot: Snapshot, condition: ColumnElement[bool]) -> EnrollmentToken | None:
+    row = (await snapshot.fetch(select(enrollment_tokens).where(condition))).one_or_none()
+    return None if row is None else _token(row)
+
+
+def _token(row: Row[Any]) -> EnrollmentToken:
     return EnrollmentToken(
         id=row.id,
         token_hash=row.token_hash,
@@ -56,6 +94,11 @@ async def save_use(transaction: Transaction, token_id: str, use: Use) -> None:
         .where(_column.id == token_id)
         .values(use_time=use.time, key_hash=use.key_hash, given_id=use.given_id)
     )
+
+
+async def void_token(transaction: Transaction, token_id: str) -> None:
+    """Takes a token away."""
+    await transaction.execute(delete(enrollment_tokens).where(_column.id == token_id))
 
 
 async def void_tokens_of(transaction: Transaction, user_id: str) -> int:

@@ -7,6 +7,7 @@ Here a statement is one visit, or none if it is done at once.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -117,4 +118,9 @@ async def _opened(
     connection = kind(partial(sqlite3.connect, *arguments, **options), _CHUNK)
     # A connection that was not closed must not keep the process from ending.
     connection._thread.daemon = True
-    return await connection
+    try:
+        return await connection
+    except BaseException:
+        # Its thread was told to end, and tells the event loop once it has: that must not be closed before.
+        await asyncio.to_thread(connection._thread.join)
+        raise

@@ -94,12 +94,22 @@ class Access:
 
         For what makes somebody a CA of this service: whoever is can issue certificates for anybody.
         """
-        missing = lacking(caller.grants, [Grant(permission) for permission in ADMINISTRATIVE])
+        missing = _lacking_of_all_administrative(caller)
         if missing:
             first = missing[0]
             raise self._denied(
                 caller, judge_grants(caller.facts, first.permission, first.pattern), first.permission, resource
             )
+
+    def holds_all_administrative(self, caller: Caller) -> bool:
+        """Whether `require_all_administrative` would let the caller pass."""
+        return not _lacking_of_all_administrative(caller)
+
+    def record_hidden_from_lesser(self, caller: Caller, resource: str) -> None:
+        """As `record_hidden`, of what is hidden from whoever lacks some administrative permission."""
+        for first in _lacking_of_all_administrative(caller)[:1]:
+            verdict = judge_grants(caller.facts, first.permission, first.pattern)
+            self._record(caller, verdict, first.permission, resource)
 
     def _check_administrative(self, caller: Caller, grants: Iterable[Grant], what: str, resource: str) -> None:
         if not self._protect:
@@ -134,3 +144,7 @@ class Access:
             fingerprint=caller.fingerprint,
         )
         return decision_name(self._denials.record(verdict, subject))
+
+
+def _lacking_of_all_administrative(caller: Caller) -> list[Grant]:
+    return lacking(caller.grants, [Grant(permission) for permission in ADMINISTRATIVE])

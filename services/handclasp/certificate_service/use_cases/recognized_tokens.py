@@ -75,7 +75,7 @@ class RecognizedTokens:
             raise self._unknown(sender)
         if found.purpose is not purpose:
             fault, advice = _OTHER_PURPOSES[found.purpose]
-            raise self._refused(found, Reason.ENROLLMENT_TOKEN_INVALID, fault, advice, sender)
+            raise self._refused(found, DecisionReason.ENROLLMENT_TOKEN_INVALID, fault, advice, sender)
         return found
 
     async def find_again(self, snapshot: Snapshot, token: EnrollmentToken, sender: Sender) -> EnrollmentToken:
@@ -94,7 +94,7 @@ class RecognizedTokens:
         if self._clock() >= token.expire_time:
             raise self._refused(
                 token,
-                Reason.ENROLLMENT_TOKEN_EXPIRED,
+                DecisionReason.ENROLLMENT_TOKEN_EXPIRED,
                 f"expired at {_utc(token.expire_time)}",
                 "have another one made with `handclasp admin token`",
                 sender,
@@ -102,7 +102,7 @@ class RecognizedTokens:
         if token.use is not None and token.use.key_hash != key_hash:
             raise self._refused(
                 token,
-                Reason.ENROLLMENT_TOKEN_USED,
+                DecisionReason.ENROLLMENT_TOKEN_USED,
                 f"was used at {_utc(token.use.time)}, with another key",
                 "if that was not you, tell whoever made it: somebody else has the certificate. Otherwise have another"
                 " one made with `handclasp admin token`",
@@ -115,11 +115,14 @@ class RecognizedTokens:
         self._record(DecisionReason.USER_DISABLED, f"{user_name(token.user_id)} is disabled", sender, token.user_id)
 
     def _refused(
-        self, token: EnrollmentToken, reason: Reason, fault: str, advice: str, sender: Sender
+        self, token: EnrollmentToken, reason: DecisionReason, fault: str, advice: str, sender: Sender
     ) -> Unauthenticated:
         rule = f"{enrollment_token_name(token.id)} for {user_name(token.user_id)} {fault}"
-        decision = self._record(DecisionReason.CREDENTIALS_INVALID, rule, sender, token.user_id)
-        return Unauthenticated(reason, f"the enrollment token {fault}; {advice}", metadata={"decision": decision})
+        decision = self._record(reason, rule, sender, token.user_id)
+        # Whoever sent it is told the same reason.
+        return Unauthenticated(
+            Reason(reason.value), f"the enrollment token {fault}; {advice}", metadata={"decision": decision}
+        )
 
     def _unknown(self, sender: Sender) -> Unauthenticated:
         rule = "no enrollment token is that one; one that was voided is not known any more"
@@ -127,7 +130,7 @@ class RecognizedTokens:
             Reason.ENROLLMENT_TOKEN_INVALID,
             "there is no such enrollment token, or it was voided; check that all of it was copied, and the address of"
             " the service, or have another one made with `handclasp admin token`",
-            metadata={"decision": self._record(DecisionReason.CREDENTIALS_INVALID, rule, sender)},
+            metadata={"decision": self._record(DecisionReason.ENROLLMENT_TOKEN_INVALID, rule, sender)},
         )
 
     def _throttled(self, sender: Sender, retry_time: datetime) -> ResourceExhausted:

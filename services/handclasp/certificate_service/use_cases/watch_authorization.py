@@ -29,7 +29,7 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import LeaseClock, Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
-from handclasp.errors import HandclaspError, Reason, Unavailable, invalid_field
+from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated, Unavailable, invalid_field
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -268,10 +268,15 @@ class Watch:
         """Raises Unauthenticated or PermissionDenied if the relying party may not watch (any more)."""
         parts, caller = self._parts, self._caller
         facts = await parts.facts.peer(caller.fingerprint)
-        fresh = await parts.authenticator.authenticate(
-            fingerprint=caller.fingerprint, credentials=None, address=caller.address, method=_METHOD
-        )
-        parts.access.require_some(fresh, Permission.AUTHORIZE_PEERS)
+        try:
+            fresh = await parts.authenticator.authenticate(
+                fingerprint=caller.fingerprint, credentials=None, address=caller.address, method=_METHOD
+            )
+            parts.access.require_some(fresh, Permission.AUTHORIZE_PEERS)
+        except (Unauthenticated, PermissionDenied):
+            # Whoever took it away is told so, and not that the relying party was silent.
+            parts.leases.bar(self._holder)
+            raise
         if facts is not None:
             self._own_names = _names(facts)
             self._valid_until = facts.certificate.trusted_until

@@ -49,7 +49,7 @@ class BarrierAnswers:
             await self._feed.reached(revision)
             settled = sum(await asyncio.gather(*(one.settle(revision) for one in self._sources)), Settled())
             # Those who hear nothing read as much in this process's row, with its next renewal.
-            said = f"{self._own.id}:{revision}:{settled.acknowledged}:{settled.ended}"
+            said = f"{self._own.id}:{revision}:{settled.acknowledged}:{settled.ended}:{settled.barred}"
             await self._database.say(SETTLED, said)
         except SQLAlchemyError as error:
             # Whoever waits does so until this process's lease is over, or reads its next renewal.

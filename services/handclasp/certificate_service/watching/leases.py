@@ -36,6 +36,7 @@ class Holder:
         streams: how many it has open.
         acknowledged: the revision up to which it has applied every change.
         lease_until: when its lease has certainly run out, by the service's clock.
+        barred: whether its last stream ended because its own right had been taken away: it cannot acknowledge.
         awaited: who waits for an acknowledgement: least revision first.
     """
 
@@ -43,6 +44,7 @@ class Holder:
     streams: int = 0
     acknowledged: int = 0
     lease_until: float = float("-inf")
+    barred: bool = False
     awaited: list[tuple[int, int, _Wait]] = field(default_factory=list, repr=False)
 
 
@@ -53,13 +55,15 @@ class Settled:
     Attributes:
         acknowledged: how many have applied it.
         ended: how many leases ran out instead.
+        barred: how many of the latter were of relying parties that had lost their own right, and could not acknowledge.
     """
 
     acknowledged: int = 0
     ended: int = 0
+    barred: int = 0
 
     def __add__(self, other: Settled) -> Settled:
-        return Settled(self.acknowledged + other.acknowledged, self.ended + other.ended)
+        return Settled(self.acknowledged + other.acknowledged, self.ended + other.ended, self.barred + other.barred)
 
 
 class Leases:
@@ -94,6 +98,7 @@ class Leases:
         if holder is None:
             holder = self._holders[key] = Holder(key)
         holder.streams += 1
+        holder.barred = False
         self._streams += 1
         return holder
 
@@ -101,6 +106,10 @@ class Leases:
         """A stream of that process ends. Its lease runs on (rule 11)."""
         holder.streams -= 1
         self._streams -= 1
+
+    def bar(self, holder: Holder) -> None:
+        """The process has lost its own right to watch. Its lease runs on, and nothing is heard from it meanwhile."""
+        holder.barred = True
 
     def grant(self, holder: Holder, received: float, seconds: float) -> None:
         """Records a lease before it is granted; it counts from when the ping was received (rule 1)."""
@@ -148,14 +157,16 @@ class Leases:
             for holder in wait.without_answer():
                 holder.awaited = [entry for entry in holder.awaited if entry[2] is not wait]
                 heapq.heapify(holder.awaited)
+        barred = sum(holder.barred for holder in wait.ended)
         if wait.ended:
             _LOG.warning(
                 "leases_ran_out",
                 revision=revision,
                 count=len(wait.ended),
+                lost_their_right=barred,
                 users=sorted({user_name(holder.key[0]) for holder in wait.ended}),
             )
-        return Settled(wait.acknowledged, len(wait.ended))
+        return Settled(wait.acknowledged, len(wait.ended), barred)
 
     def _forget_those_who_left(self) -> None:
         now = self._clock()

@@ -44,15 +44,16 @@ class OtherReplicas:
         return found
 
     def heard(self, text: str) -> None:
-        """Another process has said what it settled: `id:revision:acknowledged:ended`."""
+        """Another process has said what it settled: `id:revision:acknowledged:ended:barred`."""
         try:
             replica_id, *numbers = text.split(":")
-            revision, acknowledged, ended = map(int, numbers)
+            revision, *counts = map(int, numbers)
+            acknowledged, ended, barred = counts
         except ValueError:
             _LOG.warning("notification_makes_no_sense", channel="settled")
             return
         if revision >= self._said.get(replica_id, (0, Settled()))[0]:
-            self._said[replica_id] = (revision, Settled(acknowledged, ended))
+            self._said[replica_id] = (revision, Settled(acknowledged, ended, barred))
         self._heard.set()
 
     async def settle(self, revision: int) -> Settled:
