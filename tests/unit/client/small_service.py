@@ -498,20 +498,21 @@ async def serving(small: Small) -> AsyncIterator[Small]:
 @contextmanager
 def serving_in_thread(small: Small) -> Iterator[Small]:
     """The same, beside a test that is not asynchronous."""
-    started, loop = threading.Event(), asyncio.new_event_loop()
-    done = asyncio.Event()
+    started, done = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:
+        loops.append(asyncio.get_running_loop())
         async with serving(small):
             started.set()
             await done.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    # Calls that are still in progress at the end are cancelled before the loop is closed.
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
     assert started.wait(20)
     try:
         yield small
     finally:
-        loop.call_soon_threadsafe(done.set)
+        loops[0].call_soon_threadsafe(done.set)
         thread.join(20)
-        loop.close()

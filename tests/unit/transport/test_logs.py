@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,7 @@ from handclasp.certificate_service.domain.enrollment_tokens import new_token
 from handclasp.transport.logs import REDACTED, LogFormat, LogSettings, redact, set_up_logging
 from tests.support.outside_ca import OutsideCA
 
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    # Handlers are closed when they are replaced, and these are pytest's.
-    root.handlers = []
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def log_to(path: Path, log_format: LogFormat) -> structlog.stdlib.BoundLogger:

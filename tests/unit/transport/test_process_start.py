@@ -11,6 +11,8 @@ import pytest
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.transport.process import port_taken, run_process, settings_fault
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 
 @pytest.fixture(autouse=True)
 def no_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
