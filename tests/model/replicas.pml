@@ -49,9 +49,10 @@
      caller restarts              1     0    0     1       1       1  5,745,842      30 s  1.0 GB
      pinned                       2     0    1     1       1       0  4,123,600      30 s  0.9 GB
      taken twice                  1     0    1     1       3       0  3,154,421      14 s  0.7 GB
+     both take away (CALLERS=2)   1     0    0     1       1       0 12,053,280     120 s  2.0 GB
 
-   `roaming` runs with each `make test`, the others with `make campaign`. CALLERS=2, and a relying party that roams with
-   CRASHES=1, were too large to be searched completely. */
+   `roaming` runs with each `make test`, the others with `make campaign`. A relying party that roams was too large to be
+   searched completely with CALLERS=2, and with CRASHES=1. */
 
 /* Relying parties, and whether they roam. If not, the first one stays at replica HOME, the second one at the other. */
 #ifndef PARTIES

@@ -25,6 +25,7 @@ ROAMING_AND_RESTARTS = {"ROAMS": 1, "LEASE": 1, "CRASHES": 2}
 CALLER_RESTARTS = {"ROAMS": 0, "HOME": 0, "LEASE": 1, "CRASHES": 1}
 PINNED = {"ROAMS": 0, "PARTIES": 2, "LEASE": 1}
 TAKEN_TWICE = {"ROAMS": 0, "LEASE": 1, "CHANGES": 3}
+BOTH_TAKE_AWAY = {"CALLERS": 2, "ROAMS": 0, "HOME": 0, "LEASE": 1}
 
 FAULTS = [
     ("OUTLASTS", ANSWERING),
@@ -80,6 +81,7 @@ def search(folder: Path, constants: dict[str, int], *macros: str, optimize: str 
         pytest.param(CALLER_RESTARTS, 4_000_000, id="caller-restarts", marks=pytest.mark.campaign),
         pytest.param(PINNED, 3_000_000, id="pinned", marks=pytest.mark.campaign),
         pytest.param(TAKEN_TWICE, 2_000_000, id="taken-twice", marks=pytest.mark.campaign),
+        pytest.param(BOTH_TAKE_AWAY, 10_000_000, id="both-take-away", marks=pytest.mark.campaign),
     ],
 )
 def test_the_protocol_keeps_the_law(constants: dict[str, int], at_least: int, tmp_path: Path) -> None:
