@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import Database
-from handclasp.certificate_service.storage.notifications import SETTLED
+from handclasp.certificate_service.storage.notifications import BARRIER, SETTLED, Seals, number
 from handclasp.certificate_service.watching.barrier import Answers
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Settled
@@ -21,19 +21,23 @@ _LOG = structlog.stdlib.get_logger(__name__)
 class BarrierAnswers:
     """Settles, with those who watch here, the revisions that others wait for, and says so."""
 
-    def __init__(self, database: Database, feed: ChangeFeed, own: ReplicaLease, sources: Sequence[Answers]) -> None:
+    def __init__(
+        self, database: Database, feed: ChangeFeed, own: ReplicaLease, sources: Sequence[Answers], seals: Seals
+    ) -> None:
         self._database = database
         self._feed = feed
         self._own = own
         self._sources = sources
+        self._seals = seals
         self._settling: set[asyncio.Task[None]] = set()
 
     def asked(self, text: str) -> None:
         """Another process waits for a revision."""
-        if not text.isdecimal():
-            _LOG.warning("notification_makes_no_sense", channel="barrier")
+        revision = number(text)
+        if revision is None:
+            _LOG.warning("notification_makes_no_sense", channel=BARRIER)
             return
-        task = asyncio.create_task(self._settle(int(text)))
+        task = asyncio.create_task(self._settle(revision))
         # The event loop holds tasks weakly.
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -50,7 +54,7 @@ class BarrierAnswers:
             settled = sum(await asyncio.gather(*(one.settle(revision) for one in self._sources)), Settled())
             # Those who hear nothing read as much in this process's row, with its next renewal.
             said = f"{self._own.id}:{revision}:{settled.acknowledged}:{settled.ended}"
-            await self._database.say(SETTLED, said)
+            await self._database.say(SETTLED, self._seals.seal(SETTLED, said))
         except SQLAlchemyError as error:
             # Whoever waits does so until this process's lease is over, or reads its next renewal.
             _LOG.warning("barrier_not_answered", revision=revision, error=type(error).__name__)

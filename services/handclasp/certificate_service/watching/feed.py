@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.domain.changes import BEGINNING, Position, Revision
+from handclasp.certificate_service.storage.notifications import number
 from handclasp.certificate_service.storage.revisions import KEPT
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -72,7 +73,9 @@ class ChangeFeed:
 
     def heard(self, text: str) -> None:
         """Another process, or this one, has said that it committed a revision."""
-        if text.isdecimal() and int(text) > self._head.revision:
+        # Whoever said it: it only has the history read.
+        revision = number(text)
+        if revision is not None and revision > self._head.revision:
             self.in_doubt()
 
     def in_doubt(self) -> None:

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import Database
-from handclasp.certificate_service.storage.notifications import BARRIER
+from handclasp.certificate_service.storage.notifications import BARRIER, SETTLED, Seals, number
 from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
 from handclasp.certificate_service.watching.leases import LeaseClock, Settled, waited
 from handclasp.certificate_service.watching.replica import ReplicaLease
@@ -19,6 +19,8 @@ _LOG = structlog.stdlib.get_logger(__name__)
 _LOOK_SECONDS = 0.05
 """Between looks at the rows of the others, for notifications may be lost."""
 
+_NUMBERS_SAID = 3
+
 
 class OtherReplicas:
     """Waits for the others, and for those that served the database a moment ago.
@@ -27,10 +29,11 @@ class OtherReplicas:
         own: this process's row is not looked at.
     """
 
-    def __init__(self, database: Database, own: ReplicaLease, clock: LeaseClock) -> None:
+    def __init__(self, database: Database, own: ReplicaLease, clock: LeaseClock, seals: Seals) -> None:
         self._database = database
         self._own = own
         self._clock = clock
+        self._seals = seals
         self._seen: dict[tuple[str, int], float] = {}
         self._said: dict[str, tuple[int, Settled]] = {}
         self._heard = asyncio.Event()
@@ -45,12 +48,12 @@ class OtherReplicas:
 
     def heard(self, text: str) -> None:
         """Another process has said what it settled: `id:revision:acknowledged:ended`."""
-        try:
-            replica_id, *numbers = text.split(":")
-            revision, acknowledged, ended = map(int, numbers)
-        except ValueError:
-            _LOG.warning("notification_makes_no_sense", channel="settled")
+        replica_id, *said = text.split(":")
+        numbers = [value for value in map(number, said) if value is not None]
+        if len(numbers) != len(said) or len(numbers) != _NUMBERS_SAID:
+            _LOG.warning("notification_makes_no_sense", channel=SETTLED)
             return
+        revision, acknowledged, ended = numbers
         if revision >= self._said.get(replica_id, (0, Settled()))[0]:
             self._said[replica_id] = (revision, Settled(acknowledged, ended))
         self._heard.set()
@@ -103,7 +106,7 @@ class OtherReplicas:
 
     async def _ask(self, revision: int) -> None:
         try:
-            await self._database.say(BARRIER, str(revision))
+            await self._database.say(BARRIER, self._seals.seal(BARRIER, str(revision)))
         except SQLAlchemyError as error:
             _LOG.warning("barrier_not_announced", error=type(error).__name__)
 

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.notifications import Seals
 from handclasp.certificate_service.storage.replicas import other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
@@ -19,6 +20,7 @@ from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 
 LEASE = 2.0
+SEALS = Seals(b"a secret of the test")
 
 
 @pytest_asyncio.fixture
@@ -55,7 +57,7 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
     clock = SettableLeaseClock()
     await lease_of(database, feed, clock, alone=True).register()
     successor = lease_of(database, feed, clock, alone=True)
-    others = OtherReplicas(database, successor, clock)
+    others = OtherReplicas(database, successor, clock, SEALS)
     await others.look()
     await successor.register()
     settling = asyncio.create_task(others.settle(1))
@@ -70,7 +72,7 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
 async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:
     clock = SettableLeaseClock()
     await lease_of(database, feed, clock, alone=True).register()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
     await asyncio.wait_for(others.settle(1), 10)
@@ -83,7 +85,7 @@ async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
     clock = SettableLeaseClock()
     for _ in range(2):
         await lease_of(database, feed, clock, alone=True).register()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
     write = database.write
@@ -108,7 +110,7 @@ async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(databas
     clock = SettableLeaseClock()
     neighbour = lease_of(database, feed, clock, alone=False)
     await neighbour.register()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
     settling = asyncio.create_task(others.settle(1))
     for _ in range(4):
         await asyncio.sleep(0.1)
@@ -154,7 +156,7 @@ async def test_one_that_was_given_up_comes_back_under_another_id(database: Datab
     frozen = lease_of(database, feed, clock, alone=False)
     await frozen.register()
     before = frozen.id
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
     await others.settle(1)
