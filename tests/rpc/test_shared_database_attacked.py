@@ -16,11 +16,11 @@ from tests.rpc.test_replicas import Both, fresh, share_keys
 from tests.rpc.test_watch import revoke
 from tests.support.installation import Installation, running_installation
 from tests.support.postgres import PostgresServer
-from tests.support.raw_watcher import watching_from_now
+from tests.support.raw_watcher import watching, watching_from_now
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-LEASE = 1.5
+LEASE = 0.9
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -85,3 +85,34 @@ async def test_nobody_else_can_say_that_a_revision_is_settled(both: Both) -> Non
             begin = time.monotonic()
             await revoke(first, identity.name)
             assert time.monotonic() - begin > LEASE / 3
+
+
+@pytest.mark.parametrize(("watched", "others"), [(0, 0), (1, 0), (0, 3), (1, 8)])
+async def test_after_the_history_went_back_a_taking_away_reaches_all(both: Both, watched: int, others: int) -> None:
+    """A standby that had not got the last five commits takes over, while both run, and some commits are made there."""
+    first, _ = both
+    await asyncio.sleep(1.1 * LEASE)
+    identity = await fresh(first)
+    with outside(first) as stranger:
+        (head,) = stranger.execute("SELECT revision, mark FROM revision_head").fetchall()
+        for _ in range(5):
+            await fresh(first)
+        await asyncio.sleep(0.2)
+        async with watching_from_now(both[watched]) as watcher:
+            await watcher.lease()
+            with stranger.transaction():
+                stranger.execute("DELETE FROM revisions WHERE revision > %s", (head[0],))
+                for number in range(1, others + 1):
+                    added = head[0] + number, number
+                    stranger.execute("INSERT INTO revisions (revision, mark, changes) VALUES (%s, %s, '[]')", added)
+                stranger.execute(
+                    "UPDATE revision_head SET revision = %s, mark = %s",
+                    (head[0] + others, others or head[1]),
+                )
+            begin = time.monotonic()
+            await revoke(first, identity.name)
+            assert time.monotonic() - begin > LEASE / 3
+            await watcher.end()
+        async with watching(both[watched], process_id=watcher.process_id, applied=watcher.position) as again:
+            await again.expect("welcome")
+            assert (await again.expect("reset")).history_lost == (others < 5)

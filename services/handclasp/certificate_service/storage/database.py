@@ -105,7 +105,7 @@ class _Revisions:
         """The transaction's revision. Without changes: where the history is, if somebody wants to know."""
         changes = tuple(change for piece in pieces for change in piece.changes)
         if changes:
-            return Revision(await advance(connection, changes), changes)
+            return await advance(connection, changes)
         if any(piece.wants_position for piece in pieces):
             return Revision(await read_head(connection), ())
         return None
@@ -201,8 +201,8 @@ class Database:
 
     async def write_at_revision(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
-    ) -> tuple[T, int]:
-        """The same, and a revision that includes what `work` changed, or found to be so already."""
+    ) -> tuple[T, Position]:
+        """The same, and a position that includes what `work` changed, or found to be so already."""
 
         async def located(transaction: Transaction) -> T:
             transaction.wants_position = True
@@ -211,7 +211,7 @@ class Database:
         result, revision = await self._commits.submit(located, committed)
         if revision is None:
             raise RuntimeError("a transaction that wants its position was sealed without one")
-        return result, revision.position.revision
+        return result, revision.position
 
     async def history(self, *, after: int, limit: int) -> list[Revision]:
         """Revisions above that one which are committed and still kept, oldest first."""

@@ -30,9 +30,10 @@ _SEAL_DIGITS = 32
 REVISIONS = "revisions"
 """A revision was committed: its number."""
 BARRIER = "barrier"
-"""Somebody waits for a revision: its number."""
+"""Somebody waits for a revision: its number and mark."""
 SETTLED = "settled"
-"""A process has settled a revision: its id, the revision, how many acknowledged, how many leases ended."""
+"""A process has settled a revision: its id, the revision's number and mark, how many acknowledged, how many leases
+ended."""
 
 Heard = Callable[[str], None]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, true, update
 
+from handclasp.certificate_service.domain.changes import BEGINNING, Position
 from handclasp.certificate_service.storage.database import Snapshot, Transaction
-from handclasp.certificate_service.storage.schema import replicas
+from handclasp.certificate_service.storage.schema import replicas, revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,18 @@ async def add_replica(transaction: Transaction, replica_id: str, *, lease: float
     )
 
 
-async def renew_replica(transaction: Transaction, replica_id: str, *, acknowledged: int, watchers: int) -> bool:
-    """Whether it was there to be renewed."""
+async def renew_replica(
+    transaction: Transaction, replica_id: str, *, head: Position, acknowledged: int, watchers: int
+) -> bool:
+    """Whether it was there to be renewed, and the history is still the one that the process follows.
+
+    Args:
+        head: the last revision that the process knows of. If the database does not, what is acknowledged means nothing.
+    """
+    known = select(revisions.c.revision).where(revisions.c.revision == head.revision, revisions.c.mark == head.mark)
     statement = (
         update(replicas)
-        .where(replicas.c.id == replica_id)
+        .where(replicas.c.id == replica_id, true() if head == BEGINNING else known.exists())
         .values(renewals=replicas.c.renewals + 1, acknowledged=acknowledged, watchers=watchers)
     )
     done = await transaction.execute(statement.returning(replicas.c.id))

@@ -73,6 +73,8 @@ async def coordinate(
     anchors = AnchorsFollower(feed, reload_anchors, patience=lease)
     replica = ReplicaLease(database, feed, leases, clock, seconds=lease, alone=not database.shared, also=[anchors])
     others = OtherReplicas(database, replica, clock, seals)
+    feed.on_parted(leases.begin_anew)
+    feed.on_parted(others.begin_anew)
     await others.look()
     answers = BarrierAnswers(database, feed, replica, [leases, anchors], seals)
     listener = None
@@ -86,7 +88,7 @@ async def coordinate(
         feed=feed,
         leases=leases,
         replica=replica,
-        barrier=Barrier(database, feed, [leases, anchors, others]),
+        barrier=Barrier(database, feed, [leases, anchors], others),
         answers=answers,
         anchors=anchors,
         listener=listener,

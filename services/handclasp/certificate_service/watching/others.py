@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from handclasp.certificate_service.domain.changes import Position
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import BARRIER, SETTLED, Seals, number
 from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
@@ -19,7 +21,7 @@ _LOG = structlog.stdlib.get_logger(__name__)
 _LOOK_SECONDS = 0.05
 """Between looks at the rows of the others, for notifications may be lost."""
 
-_NUMBERS_SAID = 3
+_NUMBERS_SAID = 4
 
 
 class OtherReplicas:
@@ -35,7 +37,9 @@ class OtherReplicas:
         self._clock = clock
         self._seals = seals
         self._seen: dict[tuple[str, int], float] = {}
-        self._said: dict[str, tuple[int, Settled]] = {}
+        self._longest = own.seconds
+        self._not_all_known_until = float("-inf")
+        self._waiting: dict[Position, list[dict[str, Settled]]] = {}
         self._heard = asyncio.Event()
 
     async def look(self) -> list[Replica]:
@@ -43,32 +47,53 @@ class OtherReplicas:
         found = await self._database.query(lambda snapshot: other_replicas(snapshot, self._own.id))
         now = self._clock()
         self._seen = {(one.id, one.renewals): self._seen.get((one.id, one.renewals), now) for one in found}
-        self._said = {one.id: self._said[one.id] for one in found if one.id in self._said}
+        self._longest = max([self._longest, *(one.lease for one in found)])
         return found
 
+    def begin_anew(self) -> None:
+        """The database has gone back. What served it before may have no row in it, and be of the same renewal as one
+        that was seen long ago; but nothing that it granted lasts longer from here on than a lease."""
+        self._seen.clear()
+        self._not_all_known_until = self._clock() + waited(self._longest)
+
     def heard(self, text: str) -> None:
-        """Another process has said what it settled: `id:revision:acknowledged:ended`."""
+        """Another process has said what it settled: `id:revision:mark:acknowledged:ended`."""
         replica_id, *said = text.split(":")
         numbers = [value for value in map(number, said) if value is not None]
         if len(numbers) != len(said) or len(numbers) != _NUMBERS_SAID:
             _LOG.warning("notification_makes_no_sense", channel=SETTLED)
             return
-        revision, acknowledged, ended = numbers
-        if revision >= self._said.get(replica_id, (0, Settled()))[0]:
-            self._said[replica_id] = (revision, Settled(acknowledged, ended))
+        revision, mark, acknowledged, ended = numbers
+        # Of another history, the same revision says nothing.
+        for answers in self._waiting.get(Position(revision, mark), ()):
+            answers[replica_id] = Settled(acknowledged, ended)
         self._heard.set()
 
-    async def settle(self, revision: int) -> Settled:
-        """Returns once each of the others has acknowledged the revision, which is committed, or its lease is over.
+    async def settle(self, position: Position) -> Settled:
+        """Returns once each of the others has acknowledged the position, which is committed, or its lease is over.
 
         The rows are read after the commit (rule 20). Later renewals do not prolong the wait: whoever renews reads a
         head that includes the revision before it grants anything under that (rule 19).
         """
+        unknown_until = self._not_all_known_until
+        answers: dict[str, Settled] = {}
+        self._waiting.setdefault(position, []).append(answers)
+        try:
+            settled = await self._settle(position, answers)
+        finally:
+            self._waiting[position].remove(answers)
+            if not self._waiting[position]:
+                del self._waiting[position]
+        while (left := unknown_until - self._clock()) > 0:  # noqa: ASYNC110 - nothing but the clock ends it
+            await asyncio.sleep(left)
+        return settled
+
+    async def _settle(self, position: Position, answers: Mapping[str, Settled]) -> Settled:
         found = await self.look()
         if not found:
             return Settled()
         deadlines = {one.id: self._seen[one.id, one.renewals] + waited(one.lease) for one in found}
-        await self._ask(revision)
+        await self._ask(position)
         settled = Settled()
         while True:
             # What is heard from here on ends the next wait at once.
@@ -78,7 +103,9 @@ class OtherReplicas:
                 deadline = deadlines.get(one.id)
                 if deadline is None:
                     continue
-                answer = self._answer(one, revision)
+                answer = answers.get(one.id)
+                if answer is None and one.acknowledged >= position.revision:
+                    answer = Settled(acknowledged=one.watchers)
                 if answer is not None:
                     settled += answer
                     del deadlines[one.id]
@@ -97,16 +124,9 @@ class OtherReplicas:
             except TimeoutError:
                 found = await self.look()
 
-    def _answer(self, one: Replica, revision: int) -> Settled | None:
-        said, settled = self._said.get(one.id, (0, Settled()))
-        if said >= revision:
-            # Of a later revision, its counts are as good: both had to reach whoever watches.
-            return settled
-        return Settled(acknowledged=one.watchers) if one.acknowledged >= revision else None
-
-    async def _ask(self, revision: int) -> None:
+    async def _ask(self, position: Position) -> None:
         try:
-            await self._database.say(BARRIER, self._seals.seal(BARRIER, str(revision)))
+            await self._database.say(BARRIER, self._seals.seal(BARRIER, f"{position.revision}:{position.mark}"))
         except SQLAlchemyError as error:
             _LOG.warning("barrier_not_announced", error=type(error).__name__)
 

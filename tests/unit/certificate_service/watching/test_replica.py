@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from handclasp.certificate_service.domain.changes import Effect
+from handclasp.certificate_service.domain.changes import Effect, Position, Revision
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.notifications import Seals
 from handclasp.certificate_service.storage.replicas import other_replicas
@@ -60,13 +60,13 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
     others = OtherReplicas(database, successor, clock, SEALS)
     await others.look()
     await successor.register()
-    settling = asyncio.create_task(others.settle(1))
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
     await asyncio.sleep(0.1)
     assert not settling.done()
     clock.now += LEASE + 0.1
     await settling
     assert await rows(database) == [successor.id], "and then it is forgotten"
-    await others.settle(2)
+    await others.settle(Position(2, 2))
 
 
 async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:
@@ -75,7 +75,7 @@ async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Databa
     others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
-    await asyncio.wait_for(others.settle(1), 10)
+    await asyncio.wait_for(others.settle(Position(1, 1)), 10)
 
 
 async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
@@ -96,12 +96,12 @@ async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
         done = await write(work)
         if first:
             first = False
-            await others.settle(2)
+            await others.settle(Position(2, 2))
             await others.look()
         return done
 
     monkeypatch.setattr(database, "write", held_up)
-    await others.settle(1)
+    await others.settle(Position(1, 1))
     assert await rows(database) == []
 
 
@@ -111,7 +111,7 @@ async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(databas
     neighbour = lease_of(database, feed, clock, alone=False)
     await neighbour.register()
     others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
-    settling = asyncio.create_task(others.settle(1))
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
     for _ in range(4):
         await asyncio.sleep(0.1)
         clock.now += LEASE / 2
@@ -144,10 +144,10 @@ async def test_after_each_renewal_it_has_caught_up(database: Database, feed: Cha
     async def touch(transaction: Transaction) -> None:
         transaction.touch("users/a", Effect.WITHDRAWN)
 
-    _, revision = await database.write_at_revision(touch)
-    assert feed.head.revision < revision
+    _, position = await database.write_at_revision(touch)
+    assert feed.head.revision < position.revision
     await replica._renew()
-    assert feed.head.revision == revision
+    assert feed.head == position
 
 
 async def test_one_that_was_given_up_comes_back_under_another_id(database: Database, feed: ChangeFeed) -> None:
@@ -159,8 +159,45 @@ async def test_one_that_was_given_up_comes_back_under_another_id(database: Datab
     others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
-    await others.settle(1)
+    await others.settle(Position(1, 1))
     assert await rows(database) == []
     await frozen._renew()
     assert frozen.id != before
     assert await rows(database) == [frozen.id]
+
+
+async def test_a_process_acknowledges_nothing_of_a_history_that_the_database_does_not_have(
+    database: Database, feed: ChangeFeed
+) -> None:
+    """The database went back, and is as far again: its row's number would pass for that of the other history."""
+    clock = SettableLeaseClock()
+    replica = lease_of(database, feed, clock, alone=False)
+    await replica.register()
+    for number in range(3):
+        feed.committed(Revision(Position(number + 1, number + 1), ()))
+
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.WITHDRAWN)
+
+    for _ in range(3):
+        await database.write(touch)
+    before = replica.id
+    await replica._renew()
+    found = await database.read(lambda snapshot: other_replicas(snapshot, ""))
+    assert {one.id: one.acknowledged for one in found} == {before: 0, replica.id: 0}
+    assert replica.id != before
+    assert feed.head == await database.history_head()
+
+
+async def test_after_the_database_went_back_a_lease_is_waited_for_that_has_no_row(
+    database: Database, feed: ChangeFeed
+) -> None:
+    clock = SettableLeaseClock()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    others.begin_anew()
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
+    clock.now += LEASE - 0.3
+    await asyncio.sleep(0.1)
+    assert not settling.done()
+    clock.now += 0.4
+    await asyncio.wait_for(settling, 10)
