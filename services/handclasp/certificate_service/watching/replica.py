@@ -79,7 +79,7 @@ class ReplicaLease:
         # A new id: whoever waits for the row of a process that was thought to be gone must not wait for this one's.
         replica_id = secrets.token_hex(16)
         began = self._clock()
-        await self._database.write(
+        await self._database.write_apart(
             lambda transaction: add_replica(transaction, replica_id, lease=self._seconds, acknowledged=0)
         )
         self.id = replica_id
@@ -105,7 +105,7 @@ class ReplicaLease:
         acknowledged = min(source.settled_up_to(head.revision) for source in (self._leases, *self._also))
         watchers = self._leases.running()
         work = partial(renew_replica, replica_id=self.id, head=head, acknowledged=acknowledged, watchers=watchers)
-        if not await self._database.write(work):
+        if not await self._database.write_apart(work):
             _LOG.warning(
                 "lease_on_database_lost",
                 hint="this process, or its link to the database, was held up, or the database went back",
