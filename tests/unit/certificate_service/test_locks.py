@@ -15,12 +15,14 @@ from sqlalchemy.exc import DBAPIError
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.storage import database as storage
 from handclasp.certificate_service.storage.database import Database, Transaction, open_database
+from handclasp.certificate_service.storage.facts import FactsReader
 from handclasp.certificate_service.storage.migrate import migrate
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from handclasp.serving.clock import lease_clock
 from tests.support.postgres import PostgresServer
+from tests.unit.certificate_service.records import put_certificate, put_user
 
 
 @pytest.fixture
@@ -121,3 +123,20 @@ async def test_connections_to_a_server_that_was_read_only_are_given_up(
     stranger.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
     for _ in range(10):
         await shared.write(touch)
+
+
+async def test_connections_that_the_server_closed_fail_nobody(shared: Database, stranger: psycopg.Connection) -> None:
+    """As after its restart, with nobody calling meanwhile."""
+    facts = FactsReader(shared)
+    await put_user(shared, "alice")
+    record = await put_certificate(shared, "alice", "leaf")
+    for _ in range(2):
+        assert await facts.peer(record.fingerprint) is not None
+        assert await facts.user("alice") is not None
+        await shared.write(touch)
+        await shared.history_head()
+        stranger.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    await facts.close()
