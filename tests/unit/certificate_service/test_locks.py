@@ -140,3 +140,13 @@ async def test_connections_that_the_server_closed_fail_nobody(shared: Database, 
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     await facts.close()
+
+
+async def test_a_server_that_vanished_is_noticed_while_it_owes_an_answer(shared: Database) -> None:
+    """Not in two hours, which is what the kernel takes if nothing is said: over TCP, which tests have no way to cut."""
+    async with shared.writer.connect() as connection:
+        raw = await connection.get_raw_connection()
+        assert raw.driver_connection is not None
+        found = raw.driver_connection.info.get_parameters()
+    assert int(found["keepalives_idle"]) + int(found["keepalives_interval"]) * int(found["keepalives_count"]) < 10
+    assert int(found["tcp_user_timeout"]) <= 10_000

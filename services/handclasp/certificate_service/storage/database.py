@@ -288,7 +288,14 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
         engine = create_async_engine(
             url,
             # A database that vanished without a word is given up on, instead of waited for by every call.
-            connect_args={"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": _SILENCE_SECONDS * 1000},
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "tcp_user_timeout": _SILENCE_SECONDS * 1000,
+                # Also of one that has received a statement, and not answered it: without these, in two hours.
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 2,
+            },
             # One for the group commit, one for the lease, and those that facts are looked up on.
             pool_size=readers + 4,
             max_overflow=0,
