@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, true, update
+from sqlalchemy import bindparam, delete, insert, select, true, update
 
 from handclasp.certificate_service.domain.changes import BEGINNING, Position
 from handclasp.certificate_service.storage.database import Snapshot, Transaction
@@ -59,10 +60,14 @@ async def renew_replica(
     return done.one_or_none() is not None
 
 
-async def forget_replica(transaction: Transaction, replica: Replica) -> None:
-    """Deletes the row, unless it was renewed since it was read."""
-    same = (replicas.c.id == replica.id, replicas.c.renewals == replica.renewals)
-    await transaction.execute(delete(replicas).where(*same))
+async def forget_replicas(transaction: Transaction, gone: Sequence[Replica]) -> None:
+    """Deletes the rows, but those that were renewed since they were read."""
+    same = (replicas.c.id == bindparam("gone_id"), replicas.c.renewals == bindparam("read_renewals"))
+    # In one order, so that two processes that do this do not wait for each other.
+    ordered = sorted(gone, key=lambda one: one.id)
+    await transaction.execute(
+        delete(replicas).where(*same), [{"gone_id": one.id, "read_renewals": one.renewals} for one in ordered]
+    )
 
 
 async def other_replicas(snapshot: Snapshot, replica_id: str) -> list[Replica]:

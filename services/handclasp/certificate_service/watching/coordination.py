@@ -25,6 +25,7 @@ class Coordination:
     leases: Leases
     replica: ReplicaLease
     barrier: Barrier
+    others: OtherReplicas
     answers: BarrierAnswers
     anchors: AnchorsFollower
     listener: Listener | None
@@ -89,6 +90,7 @@ async def coordinate(
         leases=leases,
         replica=replica,
         barrier=Barrier(database, feed, [leases, anchors], others),
+        others=others,
         answers=answers,
         anchors=anchors,
         listener=listener,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handclasp.certificate_service.domain.changes import Position
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import BARRIER, SETTLED, Seals, number
-from handclasp.certificate_service.storage.replicas import Replica, forget_replica, other_replicas
+from handclasp.certificate_service.storage.replicas import Replica, forget_replicas, other_replicas
 from handclasp.certificate_service.watching.leases import LeaseClock, Settled, waited
 from handclasp.certificate_service.watching.replica import ReplicaLease
 
@@ -99,6 +99,7 @@ class OtherReplicas:
             # What is heard from here on ends the next wait at once.
             self._heard.clear()
             now = self._clock()
+            ended = []
             for one in found:
                 deadline = deadlines.get(one.id)
                 if deadline is None:
@@ -112,7 +113,9 @@ class OtherReplicas:
                 elif deadline <= now:
                     settled += Settled(ended=one.watchers)
                     del deadlines[one.id]
-                    await self._forget_if_over(one, now)
+                    ended.append(one)
+            if ended:
+                await self._forget_those_over(ended, now)
             for gone in deadlines.keys() - {one.id for one in found}:
                 del deadlines[gone]
             if not deadlines:
@@ -130,10 +133,18 @@ class OtherReplicas:
         except SQLAlchemyError as error:
             _LOG.warning("barrier_not_announced", error=type(error).__name__)
 
-    async def _forget_if_over(self, one: Replica, now: float) -> None:
-        """Deletes a row whose lease is over, and not only the renewal that was waited for."""
-        # Another barrier may have forgotten it, or seen it renewed, since this one looked.
-        seen = self._seen.get((one.id, one.renewals))
-        if seen is not None and seen + waited(one.lease) <= now:
-            _LOG.warning("replica_gone", replica=one.id, watchers=one.watchers)
-            await self._database.write(partial(forget_replica, replica=one))
+    async def forget(self) -> None:
+        """Deletes the rows whose leases are over, as seen since an earlier look. Raises SQLAlchemyError."""
+        await self._forget_those_over(await self.look(), self._clock())
+
+    async def _forget_those_over(self, found: Sequence[Replica], now: float) -> None:
+        """Deletes rows whose lease is over, and not only the renewal that was waited for."""
+        over = []
+        for one in found:
+            # Another barrier may have forgotten it, or seen it renewed, since this one looked.
+            seen = self._seen.get((one.id, one.renewals))
+            if seen is not None and seen + waited(one.lease) <= now:
+                _LOG.warning("replica_gone", replica=one.id, watchers=one.watchers)
+                over.append(one)
+        if over:
+            await self._database.write(partial(forget_replicas, gone=over))

@@ -12,7 +12,7 @@ import pytest_asyncio
 from handclasp.certificate_service.domain.changes import Effect, Position, Revision
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.notifications import Seals
-from handclasp.certificate_service.storage.replicas import other_replicas
+from handclasp.certificate_service.storage.replicas import add_replica, other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.others import OtherReplicas
@@ -201,3 +201,44 @@ async def test_after_the_database_went_back_a_lease_is_waited_for_that_has_no_ro
     assert not settling.done()
     clock.now += 0.4
     await asyncio.wait_for(settling, 10)
+
+
+async def test_however_many_rows_crashes_have_left_they_go_in_one_transaction(
+    database: Database, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that could not start has left one each time. Whoever takes away does not wait for each."""
+    clock = SettableLeaseClock()
+
+    async def leave(transaction: Transaction) -> None:
+        for number in range(500):
+            await add_replica(transaction, f"gone-{number}", lease=LEASE, acknowledged=0)
+
+    await database.write(leave)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    await others.look()
+    clock.now += LEASE + 0.1
+    write, writes = database.write, 0
+
+    async def counted(work: Callable[[Transaction], Awaitable[Any]]) -> Any:
+        nonlocal writes
+        writes += 1
+        return await write(work)
+
+    monkeypatch.setattr(database, "write", counted)
+    await others.settle(Position(1, 1))
+    assert await rows(database) == []
+    assert writes == 1
+
+
+async def test_rows_that_are_over_go_also_if_nobody_takes_anything_away(database: Database, feed: ChangeFeed) -> None:
+    clock = SettableLeaseClock()
+    lives = lease_of(database, feed, clock, alone=False)
+    await lives.register()
+    await lease_of(database, feed, clock, alone=False).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    await others.forget()
+    assert len(await rows(database)) == 2, "seen just now for the first time"
+    clock.now += LEASE + 0.1
+    await lives._renew()
+    await others.forget()
+    assert await rows(database) == [lives.id]
