@@ -34,6 +34,7 @@ class BarrierAnswers:
         self._sources = sources
         self._seals = seals
         self._settling: set[asyncio.Task[None]] = set()
+        self._open: set[Position] = set()
 
     def asked(self, text: str) -> None:
         """Another process waits for a position: `revision:mark`."""
@@ -42,7 +43,12 @@ class BarrierAnswers:
             _LOG.warning("notification_makes_no_sense", channel=BARRIER)
             return
         revision, mark = numbers
-        task = asyncio.create_task(self._settle(Position(revision or 0, mark or 0)))
+        position = Position(revision or 0, mark or 0)
+        if position in self._open:
+            # The answer, which is not under way yet, is for all who ask.
+            return
+        self._open.add(position)
+        task = asyncio.create_task(self._settle(position))
         # The event loop holds tasks weakly.
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -55,8 +61,11 @@ class BarrierAnswers:
 
     async def _settle(self, position: Position) -> None:
         try:
-            await self._feed.reached(position)
-            answers = await asyncio.gather(*(one.settle(position.revision) for one in self._sources))
+            try:
+                await self._feed.reached(position)
+                answers = await asyncio.gather(*(one.settle(position.revision) for one in self._sources))
+            finally:
+                self._open.discard(position)
             settled = sum(answers, Settled())
             # Those who hear nothing read as much in this process's row, with its next renewal.
             said = f"{self._own.id}:{position.revision}:{position.mark}:{settled.acknowledged}:{settled.ended}"
