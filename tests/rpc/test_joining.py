@@ -235,6 +235,23 @@ async def test_its_maker_must_still_be_one_who_may(first: Installation) -> None:
     await refusal(certify(first, tokens[2]), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
 
 
+@pytest.mark.parametrize("how", ["revoked", "on hold"])
+async def test_a_token_goes_with_the_certificate_that_it_was_made_with(first: Installation, how: str) -> None:
+    """Whoever stole that certificate's key could have made it; and a CA is not taken back."""
+    maker = await first.issue(await first.new_user(await first.new_profile(dict.fromkeys(ADMINISTRATIVE, "*"))))
+    async with first.client(maker) as client:
+        made, earlier = await replica_token(first, client), await replica_token(first, client)
+    csr = signing_request()
+    await certify(first, earlier, csr)
+    if how == "revoked":
+        await first.admin.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=maker.name))
+    else:
+        await first.admin.certificates.HoldCertificate(pb.HoldCertificateRequest(name=maker.name))
+    await refusal(certify(first, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    # What was given is no secret, and whoever lost the answer gets it again.
+    await certify(first, earlier, csr)
+
+
 async def test_the_key_of_an_anchor_is_nobodys_here(first: Installation) -> None:
     ca = OutsideCA("Partner CA with a key of many uses", now=first.clock())
     await add_anchor(first, ca)

@@ -117,6 +117,10 @@ class RecognizedTokens:
             )
         return token.use
 
+    def voided(self, sender: Sender) -> Unauthenticated:
+        """The refusal of a token that is good for nothing any more, as if there were none."""
+        return self._unknown(sender)
+
     def record_disabled(self, token: EnrollmentToken, sender: Sender) -> None:
         """Records that the token's user is disabled."""
         self._record(DecisionReason.USER_DISABLED, f"{user_name(token.user_id)} is disabled", sender, token.user_id)
