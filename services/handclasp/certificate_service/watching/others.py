@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -24,6 +25,14 @@ _LOOK_SECONDS = 0.05
 _NUMBERS_SAID = 4
 
 
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """One wait, and what it has heard from whom."""
+
+    position: Position
+    heard: dict[str, Settled] = field(default_factory=dict)
+
+
 class OtherReplicas:
     """Waits for the others, and for those that served the database a moment ago.
 
@@ -39,7 +48,7 @@ class OtherReplicas:
         self._seen: dict[tuple[str, int], float] = {}
         self._longest = own.seconds
         self._not_all_known_until = float("-inf")
-        self._waiting: dict[Position, list[dict[str, Settled]]] = {}
+        self._waiting: set[_Wait] = set()
         self._heard = asyncio.Event()
 
     async def look(self) -> list[Replica]:
@@ -64,9 +73,10 @@ class OtherReplicas:
             _LOG.warning("notification_makes_no_sense", channel=SETTLED)
             return
         revision, mark, acknowledged, ended = numbers
-        # Of another history, the same revision says nothing.
-        for answers in self._waiting.get(Position(revision, mark), ()):
-            answers[replica_id] = Settled(acknowledged, ended)
+        for wait in self._waiting:
+            # Of another history, the same revision says nothing.
+            if wait.position == Position(revision, mark):
+                wait.heard[replica_id] = Settled(acknowledged, ended)
         self._heard.set()
 
     async def settle(self, position: Position) -> Settled:
@@ -75,37 +85,32 @@ class OtherReplicas:
         The rows are read after the commit (rule 20). Later renewals do not prolong the wait: whoever renews reads a
         head that includes the revision before it grants anything under that (rule 19).
         """
-        unknown_until = self._not_all_known_until
-        answers: dict[str, Settled] = {}
-        self._waiting.setdefault(position, []).append(answers)
+        wait = _Wait(position)
+        self._waiting.add(wait)
         try:
-            settled = await self._settle(position, answers)
+            settled = await self._settle(wait)
         finally:
-            self._waiting[position].remove(answers)
-            if not self._waiting[position]:
-                del self._waiting[position]
-        while (left := unknown_until - self._clock()) > 0:  # noqa: ASYNC110 - nothing but the clock ends it
+            self._waiting.remove(wait)
+        while (left := self._not_all_known_until - self._clock()) > 0:  # noqa: ASYNC110 - nothing but the clock ends it
             await asyncio.sleep(left)
         return settled
 
-    async def _settle(self, position: Position, answers: Mapping[str, Settled]) -> Settled:
-        found = await self.look()
-        if not found:
+    async def _settle(self, wait: _Wait) -> Settled:
+        rows = {one.id: one for one in await self.look()}
+        if not rows:
             return Settled()
-        deadlines = {one.id: self._seen[one.id, one.renewals] + waited(one.lease) for one in found}
-        await self._ask(position)
+        deadlines = {one.id: self._seen[one.id, one.renewals] + waited(one.lease) for one in rows.values()}
+        await self._ask(wait.position)
         settled = Settled()
         while True:
             # What is heard from here on ends the next wait at once.
             self._heard.clear()
             now = self._clock()
             ended = []
-            for one in found:
-                deadline = deadlines.get(one.id)
-                if deadline is None:
-                    continue
-                answer = answers.get(one.id)
-                if answer is None and one.acknowledged >= position.revision:
+            for replica_id, deadline in list(deadlines.items()):
+                one = rows[replica_id]
+                answer = wait.heard.get(one.id)
+                if answer is None and one.acknowledged >= wait.position.revision:
                     answer = Settled(acknowledged=one.watchers)
                 if answer is not None:
                     settled += answer
@@ -116,8 +121,6 @@ class OtherReplicas:
                     ended.append(one)
             if ended:
                 await self._forget_those_over(ended, now)
-            for gone in deadlines.keys() - {one.id for one in found}:
-                del deadlines[gone]
             if not deadlines:
                 return settled
             left = max(0.0, min(deadlines.values()) - self._clock())
@@ -125,7 +128,9 @@ class OtherReplicas:
                 async with asyncio.timeout(min(_LOOK_SECONDS, left)):
                     await self._heard.wait()
             except TimeoutError:
-                found = await self.look()
+                # One whose row is gone is waited for as it was seen last: others may have deleted it, since its lease
+                # was over, but the database may have gone back, too.
+                rows |= {one.id: one for one in await self.look()}
 
     async def _ask(self, position: Position) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ import pytest_asyncio
 from handclasp.certificate_service.domain.changes import Effect, Position, Revision
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.notifications import Seals
-from handclasp.certificate_service.storage.replicas import add_replica, other_replicas
+from handclasp.certificate_service.storage.replicas import add_replica, forget_replicas, other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.leases import Leases, Settled
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
@@ -242,3 +243,41 @@ async def test_rows_that_are_over_go_also_if_nobody_takes_anything_away(database
     await lives._renew()
     await others.forget()
     assert await rows(database) == [lives.id]
+
+
+async def test_two_who_wait_for_the_same_revision_are_both_answered(database: Database, feed: ChangeFeed) -> None:
+    """And neither takes the other one's answers for its own."""
+    clock = SettableLeaseClock()
+    neighbours = [lease_of(database, feed, clock, alone=False) for _ in range(2)]
+    for neighbour in neighbours:
+        await neighbour.register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    first, second = (asyncio.create_task(others.settle(Position(7, 7))) for _ in range(2))
+    await asyncio.sleep(0.2)
+    first.cancel()
+    await asyncio.wait({first})
+    for neighbour in neighbours:
+        others.heard(f"{neighbour.id}:7:8:1:0")
+        others.heard(f"{neighbour.id}:8:7:1:0")
+    await asyncio.sleep(0.1)
+    assert not second.done()
+    for neighbour in neighbours:
+        others.heard(f"{neighbour.id}:7:7:1:0")
+    assert await asyncio.wait_for(second, 10) == Settled(acknowledged=2)
+    assert not others._waiting
+
+
+async def test_a_row_that_is_gone_of_a_sudden_is_waited_for_all_the_same(database: Database, feed: ChangeFeed) -> None:
+    """The database may have gone back to before it was there, with the change that is waited for."""
+    clock = SettableLeaseClock()
+    neighbour = lease_of(database, feed, clock, alone=False)
+    await neighbour.register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    (row,) = await others.look()
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
+    await asyncio.sleep(0.1)
+    await database.write(partial(forget_replicas, gone=[row]))
+    await asyncio.sleep(0.2)
+    assert not settling.done()
+    clock.now += LEASE + 0.1
+    await asyncio.wait_for(settling, 10)
