@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
 import pytest_asyncio
+from sqlalchemy import make_url
 
 from handclasp.accounts.v1 import account_service_pb2 as accounts
 from handclasp.accounts.v1.user_pb2 import User
@@ -239,6 +242,63 @@ async def revoke_on(scene: Scene) -> None:
                 assert await refused(client) in NOT_ALLOWED
         except (Unavailable, DeadlineExceeded):
             await asyncio.sleep(0.1)
+
+
+async def test_a_backup_that_is_restored_under_them_is_heeded_by_all(folder: Path, postgres: PostgresServer) -> None:
+    """All stay up. What is taken away from then on is in force when the call returns, as ever."""
+    with postgres.database() as url:
+        name, saved = str(make_url(url).database), f"{make_url(url).database}_saved"
+        async with fleet(folder, database_url=url, replicas=2, servers=2) as running, AsyncExitStack() as stack:
+            scene = Scene(running, stack)
+            await scene.connect()
+            before = [await scene.holder(number % 2) for number in range(3)]
+            with psycopg.connect(
+                host=str(postgres.folder), user="postgres", dbname="postgres", autocommit=True
+            ) as admin:
+                await asyncio.to_thread(alone_with, admin, name, f"CREATE DATABASE {saved} TEMPLATE {name}")
+                await repeated_until_answered(partial(until_settled, scene))
+                lost = await scene.holder()
+                await scene.revoke(await scene.holder(1), 1)
+                # Some of both histories have the same numbers.
+                await asyncio.to_thread(
+                    alone_with,
+                    admin,
+                    name,
+                    f"DROP DATABASE {name} WITH (FORCE)",
+                    f"ALTER DATABASE {saved} RENAME TO {name}",
+                )
+            for number, holder in enumerate(before):
+                await repeated_until_answered(partial(scene.revoke, holder, number % 2))
+                for client in holder.clients:
+                    assert await refused(client) in NOT_ALLOWED
+            await repeated_until_answered(partial(until_settled, scene))
+            for client in lost.clients:
+                assert await refused(client) in NOT_ALLOWED, "it is not on file any more"
+            again = await scene.holder(1)
+            assert await scene.revoke(again) < LEASE, "by acknowledgements"
+            assert [await refused(client) for client in again.clients] == [Reason.CERTIFICATE_NOT_ACCEPTED] * 2
+            assert all(replica.process.popen.poll() is None for replica in running.replicas)
+
+
+def alone_with(admin: psycopg.Connection, name: str, *statements: str) -> None:
+    """Runs statements that nobody may be connected to the database for; it is open for all again afterwards."""
+    admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name,))
+    for statement in statements:
+        admin.execute(statement)
+    admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+async def repeated_until_answered(call: Callable[[], Awaitable[object]]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            await call()
+        except (Unavailable, DeadlineExceeded):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 def test_a_second_process_on_one_sqlite_file_is_refused(folder: Path) -> None:

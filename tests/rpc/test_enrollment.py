@@ -454,6 +454,21 @@ async def test_an_address_that_guesses_is_slowed_down(tmp_path: Path, database_u
             await enroll(installation, made)
 
 
+async def test_machines_that_enroll_at_once_from_one_address_do_not_slow_each_other_down(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Behind one router, or one proxy that passes TCP on: they bring the right tokens, and nobody guesses."""
+    async with running_installation(tmp_path, database_url) as installation:
+        made = [await token_of(installation, "admin") for _ in range(25)]
+        answers = await at_once(*(enroll(installation, token) for token in made))
+        assert not [answer for answer in answers if isinstance(answer, BaseException)]
+        # Those that are wrong are counted all the same when they come at once.
+        answers = await at_once(*(enroll(installation, f"hce_{number:032}") for number in range(25)))
+        reasons = [answer.reason for answer in answers if isinstance(answer, HandclaspError)]
+        assert reasons.count("ENROLLMENT_TOKEN_INVALID") <= 6
+        assert reasons.count("CREDENTIALS_THROTTLED") >= 19
+
+
 @asynccontextmanager
 async def two_services(postgres: PostgresServer, folder: Path) -> AsyncIterator[tuple[Installation, Installation]]:
     """Two processes' worth of services on one PostgreSQL, with the same keys."""

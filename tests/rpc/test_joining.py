@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handclasp.certificate_service.certificate_authority import InstallationError
+from handclasp.certificate_service.certificate_authority import Installation as Installed
+from handclasp.certificate_service.certificate_authority import InstallationError, open_installation
+from handclasp.certificate_service.storage.database import Database, open_database
+from handclasp.certificate_service.storage.migrate import migrate
 from handclasp.certificate_service.x509.fingerprints import authority_id
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
@@ -243,6 +246,23 @@ async def test_its_maker_must_still_be_one_who_may(first: Installation) -> None:
     await refusal(certify(first, tokens[2]), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
 
 
+@pytest.mark.parametrize("how", ["revoked", "on hold"])
+async def test_a_token_goes_with_the_certificate_that_it_was_made_with(first: Installation, how: str) -> None:
+    """Whoever stole that certificate's key could have made it; and a CA is not taken back."""
+    maker = await first.issue(await first.new_user(await first.new_profile(dict.fromkeys(ADMINISTRATIVE, "*"))))
+    async with first.client(maker) as client:
+        made, earlier = await replica_token(first, client), await replica_token(first, client)
+    csr = signing_request()
+    await certify(first, earlier, csr)
+    if how == "revoked":
+        await first.admin.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=maker.name))
+    else:
+        await first.admin.certificates.HoldCertificate(pb.HoldCertificateRequest(name=maker.name))
+    await refusal(certify(first, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    # What was given is no secret, and whoever lost the answer gets it again.
+    await certify(first, earlier, csr)
+
+
 async def test_the_key_of_an_anchor_is_nobodys_here(first: Installation) -> None:
     ca = OutsideCA("Partner CA with a key of many uses", now=first.clock())
     await add_anchor(first, ca)
@@ -257,6 +277,30 @@ async def test_the_key_of_an_anchor_is_nobodys_here(first: Installation) -> None
 async def test_with_sqlite_there_are_no_replicas(tmp_path: Path) -> None:
     async with running_installation(tmp_path, f"sqlite+aiosqlite:///{tmp_path / 'database.sqlite'}") as alone:
         await refusal(replica_token(alone), FailedPrecondition, "DATABASE_NOT_SHARED")
+
+
+async def test_of_two_first_starts_at_once_one_makes_the_installation(postgres: PostgresServer, tmp_path: Path) -> None:
+    """The other one is told how it becomes a replica."""
+    with postgres.database() as url:
+        databases = [open_database(url) for _ in range(3)]
+        await migrate(databases[0])
+
+        async def start(database: Database, number: int) -> Installed:
+            (tmp_path / str(number)).mkdir(mode=0o700)
+            return await open_installation(
+                database,
+                tmp_path / str(number) / "keys",
+                trust_domain="handclasp.local",
+                passphrase=None,
+                now=datetime.now(UTC),
+            )
+
+        answers = await at_once(*(start(database, number) for number, database in enumerate(databases)))
+        for database in databases:
+            await database.close()
+    assert [isinstance(answer, Installed) for answer in answers].count(True) == 1, answers
+    for answer in answers:
+        assert isinstance(answer, Installed) or "handclasp enroll --replica" in str(answer)
 
 
 async def test_an_enrolled_folder_makes_no_installation_of_its_own(

@@ -17,7 +17,7 @@ from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_pb2 import Certificate
 from handclasp.client.csr import make_key_and_request
 from handclasp.errors import HandclaspError
-from tests.rpc.certificate_harness import add_anchor, at_once, upload, why
+from tests.rpc.certificate_harness import add_anchor, at_once, upload, upload_request, why
 from tests.rpc.test_watch import next_effects, revoke
 from tests.support.installation import Identity, Installation, running_installation
 from tests.support.outside_ca import OutsideCA
@@ -176,6 +176,28 @@ async def test_a_retry_at_the_other_gets_the_same_certificate(both: Both) -> Non
     request.request_id = f"twice-{user_id}"
     answers = await at_once(*(both[number % 2].admin.certificates.IssueCertificate(request) for number in range(8)))
     assert len({answer.certificate.name for answer in answers}) == 1
+
+
+async def test_whatever_has_a_request_id_is_done_once_also_by_both_at_once(both: Both) -> None:
+    """A client goes to the other one while the first attempt may still be under way."""
+    first, second = both
+    ca = OutsideCA("Anchor for retries", now=first.clock())
+    await add_anchor(first, ca)
+    for number in range(4):
+        user_id = await first.new_user("regular-user")
+        identity = await first.issue(user_id)
+        renew = pb.RenewCertificateRequest(
+            name=identity.name, csr_pem=make_key_and_request(user_id).csr_pem.decode(), request_id=f"renew-{user_id}"
+        )
+        send = upload_request(user_id, ca.issue(f"{user_id}-{number}"), request_id=f"upload-{user_id}")
+        async with first.client(identity) as here, second.client(identity) as there:
+            renewed = await at_once(*(one.certificates.RenewCertificate(renew) for one in (here, there) * 3))
+        uploaded = await at_once(*(one.admin.certificates.UploadCertificate(send) for one in both * 3))
+        for answers in (renewed, uploaded):
+            assert not [answer for answer in answers if isinstance(answer, BaseException)], answers
+            assert len({answer.name for answer in answers}) == 1
+        listed = await first.admin.certificates.ListCertificates(pb.ListCertificatesRequest(user=f"users/{user_id}"))
+        assert len(listed.certificates) == 3
 
 
 async def test_the_last_administrator_stays_whoever_disables_the_others(

@@ -16,7 +16,7 @@ from grpc.aio import ClientCallDetails, UnaryUnaryCall, UnaryUnaryClientIntercep
 
 from handclasp.client.repeatable import identified, is_read, may_be_repeated
 from handclasp.client.retries import may_have_been_done, with_doubt
-from handclasp.errors import DeadlineExceeded, HandclaspError, Unavailable
+from handclasp.errors import DeadlineExceeded, HandclaspError, Reason, Unauthenticated, Unavailable
 
 SHUNNED_SECONDS = 5.0
 """How long a server that did not answer is asked last."""
@@ -28,6 +28,11 @@ ROUNDS = (0.1, 0.3, 1.0, 2.0)
 """Seconds before all are tried again, for a call that may be repeated, if one of them has answered before: a restart,
 then, and no wrong address."""
 
+_CONNECTION_DECIDED = (
+    grpc.ChannelConnectivity.READY,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN,
+)
 _LOST_STATUSES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 Request = TypeVar("Request")
@@ -158,7 +163,11 @@ class _Failover(UnaryUnaryClientInterceptor):
         hurried = repeatable and len(self._channels) > 1
         while True:
             order = self._rotation.order(self._channels)
-            for index in order:
+            for index, others in zip(order, range(len(order) - 1, -1, -1), strict=True):
+                if others and not repeatable and not await self._connects(index, deadline):
+                    # Whatever was sent to it later than this could not go to another one any more.
+                    self._rotation.failed(index)
+                    continue
                 try:
                     call = self.methods[method][index](
                         request,
@@ -185,6 +194,19 @@ class _Failover(UnaryUnaryClientInterceptor):
             if not (repeatable and self._rotation.any_answered) or pause is None or pause >= _left(deadline):
                 raise last
             await asyncio.sleep(pause)
+
+    async def _connects(self, index: int, deadline: float | None) -> bool:
+        """Whether it is known by now what comes of a connection to that server: it is there, or it failed."""
+        channel = self._channels[index]
+        try:
+            async with asyncio.timeout(_attempt(deadline, hurried=True)):
+                while (state := channel.get_state(try_to_connect=True)) not in _CONNECTION_DECIDED:
+                    await channel.wait_for_state_change(state)
+        except TimeoutError:
+            return False
+        except grpc.aio.UsageError:
+            pass  # It was closed, which the call finds as well.
+        return True
 
 
 async def any_ready(channels: Sequence[grpc.aio.Channel]) -> None:
@@ -223,6 +245,9 @@ def _is_lost(error: BaseException) -> bool:
         task = asyncio.current_task()
         # The channel was closed, to be replaced: it was not the caller who left.
         return task is not None and not task.cancelling()
+    if isinstance(error, Unauthenticated):
+        # Not what a server says, but what is thought here of its certificate.
+        return error.reason == Reason.SERVER_CERTIFICATE_REFUSED
     return isinstance(error, Unavailable | DeadlineExceeded)
 
 

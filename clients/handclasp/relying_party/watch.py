@@ -272,6 +272,8 @@ class Watch:
             self._knowledge.end_lease()
             if self._is_news(error.code().name):
                 log_refused_identity(error)
+            # The fault may be that one's, such as a clock that is wrong.
+            self._link.go_elsewhere()
             return LAST_RETRY
         if isinstance(error, TimeoutError):
             self._link.reconnect()

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from sqlalchemy.exc import IntegrityError
 
 from handclasp.certificate_service.domain.access_profiles import built_in_profiles
 from handclasp.certificate_service.storage.access_profiles import add_profile
@@ -88,7 +89,11 @@ async def open_installation(
                 f"{keys} holds the keys of another installation, and the database is empty; check database_url"
                 " (HANDCLASP_CERTIFICATES_DATABASE_URL), or restore the database"
             )
-        await _first_start(database, keys, trust_domain=trust_domain, passphrase=passphrase, now=now)
+        try:
+            await _first_start(database, keys, trust_domain=trust_domain, passphrase=passphrase, now=now)
+        except IntegrityError:
+            # Another process was the first one, at the same moment; what follows says what this one lacks.
+            _LOG.warning("installation_made_elsewhere", keys=str(keys))
         values = await database.read(read_installation)
     if values[TRUST_DOMAIN] != trust_domain:
         raise InstallationError(

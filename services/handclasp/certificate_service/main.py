@@ -220,12 +220,13 @@ async def _missing(service: Service) -> str | None:
 
 
 async def _housekeeping(service: Service) -> None:
-    """Forgets old request ids, and tokens that expired as long ago, until cancelled."""
+    """Forgets old request ids, tokens that expired as long ago, and processes that are gone, until cancelled."""
     while True:
         before = service.clock() - service.settings.request_retention
         try:
             await service.database.write(partial(forget_requests, before=before))
             await service.database.write(partial(forget_tokens, before=before))
+            await service.coordination.others.forget()
         except SQLAlchemyError as error:
             _LOG.warning("housekeeping_failed", error=type(error).__name__)
         await asyncio.sleep(_HOUSEKEEPING_INTERVAL)

@@ -94,17 +94,6 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         async def reload_anchors() -> None:
             await listeners.reload_bundle()
 
-        coordination = await coordinate(
-            database,
-            url=settings.url(),
-            lease=settings.lease,
-            maximum_watchers=settings.maximum_watchers,
-            notifications=settings.database_notifications,
-            reload_anchors=reload_anchors,
-            clock=lease_clock,
-        )
-        stack.push_async_callback(coordination.close)
-        barrier = coordination.barrier
         installation = await open_installation(
             database,
             settings.data_dir / "keys",
@@ -112,6 +101,18 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             passphrase=settings.passphrase(),
             now=clock(),
         )
+        coordination = await coordinate(
+            database,
+            url=settings.url(),
+            lease=settings.lease,
+            maximum_watchers=settings.maximum_watchers,
+            notifications=settings.database_notifications,
+            secret=installation.page_token_key,
+            reload_anchors=reload_anchors,
+            clock=lease_clock,
+        )
+        stack.push_async_callback(coordination.close)
+        barrier = coordination.barrier
         argon2 = Argon2(concurrency=settings.password_checks)
         stack.callback(argon2.close)
 
@@ -120,6 +121,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             return None if database.shared else coordination.feed.known_head
 
         facts = FactsReader(database, known_head, remembered=settings.remembered_peers)
+        coordination.feed.on_parted(facts.forget)
         stack.push_async_callback(facts.close)
         denials = DenialLog(database, settings.denials, clock)
         stack.push_async_callback(denials.try_to_flush)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.storage.database import open_database
 from handclasp.certificate_service.storage.faults import database_fault
+from handclasp.certificate_service.storage.migrate import migrate
 from tests.support.postgres import PostgresServer
 
 PASSWORD = "not-to-be-seen"
@@ -59,3 +60,15 @@ async def test_what_the_server_does_not_know(postgres: PostgresServer) -> None:
     stranger = url.set(username="stranger", password=PASSWORD).render_as_string(hide_password=False)
     said = await fault(stranger)
     assert "does not know the user" in said or "refuses the user" in said
+
+
+async def test_a_server_that_is_read_only(postgres: PostgresServer) -> None:
+    """A standby says the same."""
+    with postgres.database() as url:
+        database = open_database(f"{url}&options=-cdefault_transaction_read_only%3Don")
+        try:
+            with pytest.raises(SQLAlchemyError) as caught:
+                await migrate(database)
+        finally:
+            await database.close()
+    assert "it is read-only" in database_fault(caught.value)

@@ -184,6 +184,10 @@ class TestMemory:
             second = await facts.known(fingerprints[0])
             assert second is not first
             assert await facts.known(fingerprints[0]) is not second
+            known_head = head
+            second = await facts.known(fingerprints[0])
+            facts.forget()
+            assert await facts.known(fingerprints[0]) is not second
         finally:
             await facts.close()
 

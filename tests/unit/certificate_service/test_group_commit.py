@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import Column as SqlColumn
 from sqlalchemy import Engine, MetaData, String, Table, column, event, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncTransaction
 
 from handclasp.certificate_service.storage.database import Database, Transaction, open_database
 from handclasp.errors import AlreadyExists, HandclaspError, Reason
@@ -287,3 +289,28 @@ async def test_a_database_that_fails_fails_all_and_recovers(items: Database) -> 
     finally:
         event.remove(engine, "commit", break_down)
     assert await names(items) == ["kept"]
+
+
+async def test_a_commit_whose_answer_is_lost_is_not_tried_again(
+    items: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was carried out, and whoever made something must not be told that it was there before."""
+    commit = AsyncTransaction.commit
+
+    async def lost(self: AsyncTransaction) -> None:
+        await commit(self)
+        raise DBAPIError("COMMIT", None, OSError("the connection broke"))
+
+    async def make(transaction: Transaction, name: str) -> None:
+        if (await transaction.fetch(select(ITEMS).where(ITEMS.c.name == name))).one_or_none() is not None:
+            raise AlreadyExists(Reason.USER_EXISTS, "it exists")
+        await add(name)(transaction)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncTransaction, "commit", lost)
+        for wanted in (["a", "b", "c"], ["d"]):
+            outcomes = await asyncio.gather(
+                *(items.write(partial(make, name=name)) for name in wanted), return_exceptions=True
+            )
+            assert [type(outcome) for outcome in outcomes] == [DBAPIError] * len(wanted)
+    assert await names(items) == ["a", "b", "c", "d"]

@@ -20,7 +20,7 @@ from handclasp.client.balancing import balancing_options, round_robin
 from handclasp.client.csr import make_key_and_request
 from handclasp.client.failover import FailoverChannel, Rotation
 from handclasp.client.repeatable import identified, may_be_repeated, reads
-from handclasp.errors import Reason, Unavailable
+from handclasp.errors import Reason, Unauthenticated, Unavailable
 from tests.support.outside_ca import OutsideCA
 from tests.unit.client.small_service import Small, serving
 
@@ -161,6 +161,34 @@ async def test_one_that_is_silent_takes_only_its_share_of_the_time(two: Two) -> 
     async with asyncio.timeout(4):
         await stub.GetTrustBundle(BUNDLE, timeout=3)
     assert len(two.one.seen) == 1
+
+
+async def test_what_was_not_sent_to_one_that_is_silent_goes_to_the_next_one(two: Two) -> None:
+    """A frozen process whose connections the kernel takes: nothing was done there, so any call may go on."""
+    revoke = messages.RevokeCertificateRequest(name="certificates/c0")
+    stub = two.stub(two.silent, two.one.tls)
+    async with asyncio.timeout(4):
+        await stub.RevokeCertificate(revoke, timeout=3)
+    assert len(two.one.asked("RevokeCertificate")) == 1
+    alone = two.stub(free_address(), two.silent)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await alone.RevokeCertificate(revoke, timeout=1)
+
+
+async def test_one_with_a_certificate_of_another_ca_is_passed_over(two: Two) -> None:
+    """Nothing was sent to it. If there is nobody else, that is what is said."""
+    revoke = messages.RevokeCertificateRequest(name="certificates/c0")
+    tls = TlsMaterial(two.one.root.pem.encode())
+    async with serving(Small(root=OutsideCA("another root"))) as wrong:
+        async with HandclaspClient(tls=tls, certificates=f"{wrong.tls},{two.one.tls}") as client:
+            for _ in range(4):
+                await client.certificates.RevokeCertificate(revoke)
+                await client.certificates.GetTrustBundle(BUNDLE)
+        assert len(two.one.asked("RevokeCertificate")) == 4
+        async with HandclaspClient(tls=tls, certificates=f"{wrong.tls},{free_address()}") as client:
+            with pytest.raises((Unauthenticated, Unavailable)):
+                await client.certificates.RevokeCertificate(revoke)
+        assert not wrong.seen
 
 
 async def test_what_has_a_request_id_goes_to_the_next_one_and_nothing_else(two: Two) -> None:

@@ -351,7 +351,7 @@ class CertificateServiceServicer:
         AddTrustAnchor.
 
         Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
-        administrative permission.
+        administrative permission, and the certificate that it was made with is neither revoked nor on hold.
         Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
         (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
         """

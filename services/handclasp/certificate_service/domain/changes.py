@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -47,10 +47,15 @@ BEGINNING = Position(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The changes of one transaction."""
+    """The changes of one transaction.
+
+    Attributes:
+        previous_mark: of the revision before; None if that is not known.
+    """
 
     position: Position
     changes: tuple[Change, ...]
+    previous_mark: int | None = field(default=None, compare=False)
 
 
 def joined(revisions: Iterable[Revision]) -> Mapping[str, frozenset[Effect]]:

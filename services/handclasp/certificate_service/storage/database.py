@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Executable, Result, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -37,6 +38,19 @@ _NO_BEGIN = "handclasp_no_begin"
 # may stay unacknowledged.
 _CONNECT_SECONDS = 5
 _SILENCE_SECONDS = 10
+
+IDLE_SECONDS = 2.0
+"""How long PostgreSQL waits for the next statement of a transaction that writes. A process that is frozen in one, or
+cut off, holds locks that all others wait for: after so long it is rolled back, and its connection is closed."""
+
+LOCK_SECONDS = 10.0
+"""How long a transaction that writes waits for a lock, which somebody else may hold without an end."""
+
+# A connection to a server that is read-only, or was when it was made (read_only_sql_transaction).
+_READ_ONLY = "25006"
+
+# Marks PostgreSQL's connections that write.
+_WRITES = "handclasp_writes"
 
 # How long SQLite waits for a lock held by another process, such as a backup.
 _SQLITE_BUSY_SECONDS = 10
@@ -105,7 +119,7 @@ class _Revisions:
         """The transaction's revision. Without changes: where the history is, if somebody wants to know."""
         changes = tuple(change for piece in pieces for change in piece.changes)
         if changes:
-            return Revision(await advance(connection, changes), changes)
+            return await advance(connection, changes)
         if any(piece.wants_position for piece in pieces):
             return Revision(await read_head(connection), ())
         return None
@@ -127,6 +141,7 @@ class Database:
         queries: each query sees what is committed by then; it has no transactions.
         lookups: the same, for queries that find a few rows by index.
         writer: commits are on disk when they return.
+        commits: the same, within the limits that transactions have while the service runs.
         shared: whether other processes may serve it, too.
     """
 
@@ -137,6 +152,7 @@ class Database:
         queries: AsyncEngine,
         lookups: AsyncEngine,
         writer: AsyncEngine,
+        commits: AsyncEngine,
         batch: int,
         shared: bool,
     ) -> None:
@@ -146,7 +162,8 @@ class Database:
         self._writer = writer
         self._revisions = _Revisions()
         self._shared = shared
-        self._commits = GroupCommit(writer, Transaction, self._revisions, batch=batch)
+        self._apart = commits
+        self._commits = GroupCommit(commits, Transaction, self._revisions, batch=batch)
 
     def tell(self, listener: CommitListener) -> None:
         """Has a listener, the only one, told of each change from now on."""
@@ -199,10 +216,18 @@ class Database:
         result, _ = await self._commits.submit(work, committed)
         return result
 
+    async def write_apart(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs `work` in a transaction of its own, which waits for no other one here.
+
+        For what must not be late, and changes nothing that decisions rest on.
+        """
+        async with self._apart.begin() as connection:
+            return await work(Transaction(connection))
+
     async def write_at_revision(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
-    ) -> tuple[T, int]:
-        """The same, and a revision that includes what `work` changed, or found to be so already."""
+    ) -> tuple[T, Position]:
+        """The same, and a position that includes what `work` changed, or found to be so already."""
 
         async def located(transaction: Transaction) -> T:
             transaction.wants_position = True
@@ -211,7 +236,7 @@ class Database:
         result, revision = await self._commits.submit(located, committed)
         if revision is None:
             raise RuntimeError("a transaction that wants its position was sealed without one")
-        return result, revision.position.revision
+        return result, revision.position
 
     async def history(self, *, after: int, limit: int) -> list[Revision]:
         """Revisions above that one which are committed and still kept, oldest first."""
@@ -249,11 +274,13 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
     if kind == "sqlite":
         engine = _sqlite_engine(url, "BEGIN", size=readers)
         lookups = _sqlite_engine(url, "BEGIN", size=2, connect=connect_for_lookups)
+        writer = _sqlite_engine(url, "BEGIN IMMEDIATE", size=1, connect=connect_for_writing)
         return Database(
             snapshots=engine,
             queries=engine.execution_options(**{_NO_BEGIN: True}),
             lookups=lookups.execution_options(**{_NO_BEGIN: True}),
-            writer=_sqlite_engine(url, "BEGIN IMMEDIATE", size=1, connect=connect_for_writing),
+            writer=writer,
+            commits=writer,
             batch=batch,
             shared=False,
         )
@@ -261,20 +288,30 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
         engine = create_async_engine(
             url,
             # A database that vanished without a word is given up on, instead of waited for by every call.
-            connect_args={"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": _SILENCE_SECONDS * 1000},
-            pool_size=readers + 2,
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "tcp_user_timeout": _SILENCE_SECONDS * 1000,
+                # Also of one that has received a statement, and not answered it: without these, in two hours.
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 2,
+            },
+            # One for the group commit, one for the lease, and those that facts are looked up on.
+            pool_size=readers + 4,
             max_overflow=0,
             pool_timeout=_CONNECT_SECONDS,
             pool_pre_ping=True,
             hide_parameters=True,
         )
-        # Both are derived from the same engine: options of an engine derived from another one come after its own.
+        _limit_transactions(engine)
+        # All are derived from the same engine: options of an engine derived from another one come after its own.
         queries = engine.execution_options(isolation_level="AUTOCOMMIT")
         return Database(
             snapshots=engine.execution_options(isolation_level="REPEATABLE READ"),
             queries=queries,
             lookups=queries,
             writer=engine,
+            commits=engine.execution_options(**{_WRITES: True}),
             batch=batch,
             shared=True,
         )
@@ -290,6 +327,22 @@ def storage_error(error: Exception) -> HandclaspError | None:
             " look at the service's log",
         )
     return None
+
+
+def _limit_transactions(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: Any) -> None:
+        if connection.get_execution_options().get(_WRITES):
+            # For this transaction only, since a pooler may give the connection to others after it.
+            limits = {"lock_timeout": LOCK_SECONDS, "idle_in_transaction_session_timeout": IDLE_SECONDS}
+            calls = (f"set_config('{name}', '{round(seconds * 1000)}', true)" for name, seconds in limits.items())
+            connection.exec_driver_sql(f"SELECT {', '.join(calls)}")
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def on_error(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+            # Another server may be the one to write to by now, and sessions can stay read-only when theirs is not.
+            context.is_disconnect = True
 
 
 def _sqlite_engine(

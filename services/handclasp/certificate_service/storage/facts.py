@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import structlog
 from sqlalchemy import BindParameter, FromClause, Row, Select, bindparam, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
@@ -129,6 +130,10 @@ class FactsReader:
         _, rows = await self._users.rows(user_id)
         return _user_facts(rows) if rows else None
 
+    def forget(self) -> None:
+        """Has everything be read anew: revisions mean something else than they did."""
+        self._remembered.clear()
+
     async def close(self) -> None:
         await self._peers.close()
         await self._users.close()
@@ -187,7 +192,7 @@ class _Queue:
                 keys = list(self._waiting)[:_BATCH]
                 batch = {key: self._waiting.pop(key) for key in keys}
                 try:
-                    revision, found = await self._read(keys)
+                    revision, found = await self._read_over_a_connection_that_lives(keys)
                 except Exception as error:  # noqa: BLE001 - raised where the facts were asked for
                     for future in batch.values():
                         future.set_exception(error)
@@ -198,6 +203,17 @@ class _Queue:
                         future.set_result((revision, found.get(key, [])))
         finally:
             self._loop = None
+
+    async def _read_over_a_connection_that_lives(self, keys: list[str]) -> tuple[int, dict[str, list[Row[Any]]]]:
+        used_before = self._connection is not None
+        try:
+            return await self._read(keys)
+        except DBAPIError as error:
+            # The server may have closed it since it was used last.
+            if not (used_before and error.connection_invalidated):
+                raise
+        await self._disconnect()
+        return await self._read(keys)
 
     async def _read(self, keys: list[str]) -> tuple[int, dict[str, list[Row[Any]]]]:
         if self._connection is None:

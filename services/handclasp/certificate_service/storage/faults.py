@@ -17,6 +17,10 @@ _FAULTS = tuple(
             "its file is no database, or is damaged; check database_url, or restore it from your backup",
         ),
         (
+            "read-only transaction",
+            "it is read-only, a standby perhaps; have database_url name the server that can be written to",
+        ),
+        (
             "database is locked|readonly database",
             "its file is locked or cannot be written to; check what else uses it, and who owns it",
         ),

@@ -54,12 +54,21 @@ class _Job(Generic[W]):
     done: asyncio.Future[Any]
 
 
+class _CommitInDoubtError(Exception):
+    """A commit failed, and may have been carried out all the same. Its cause says how."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__()
+        self.cause = cause
+
+
 class GroupCommit(Generic[W, S]):
     """Runs submitted work, one piece after the other, in as few transactions as the load allows.
 
     While one transaction commits, the next pieces queue up, and then share the next one. If a piece fails after it has
     changed something, or the database does, the whole transaction is rolled back and each of its pieces is run again in
-    a transaction of its own: so nobody pays for another's failure with more than time.
+    a transaction of its own: so nobody pays for another's failure with more than time. But if the commit itself fails,
+    nobody knows whether it was carried out, and all are told so: run again, a piece would find what it has made.
     """
 
     def __init__(
@@ -139,6 +148,10 @@ class GroupCommit(Generic[W, S]):
                             raise
                         results.append((job, None, error))
                 seal = await self._sealing.seal(connection, pieces)
+        except _CommitInDoubtError as error:
+            for job in jobs:
+                _settle(job.done, None, error.cause)
+            return True
         except Exception:  # noqa: BLE001 - whatever it was shows again, to the one it belongs to, in `_alone`
             return False
         self._tell_of_seal(seal)
@@ -155,6 +168,8 @@ class GroupCommit(Generic[W, S]):
             except IntegrityError:
                 # Another process put the same on file since it was looked for. Looked for again, it is found.
                 result, seal = await self._run_alone(job)
+        except _CommitInDoubtError as error:
+            _settle(job.done, None, error.cause)
         except BaseException as error:  # raised where the work was submitted
             _settle(job.done, None, error)
             if not isinstance(error, Exception):
@@ -182,6 +197,11 @@ class GroupCommit(Generic[W, S]):
                 raise
             try:
                 await transaction.commit()
+            except Exception as error:
+                self._sealing.in_doubt()
+                # What state it is in is not known either.
+                await connection.invalidate()
+                raise _CommitInDoubtError(error) from error
             except BaseException:
                 self._sealing.in_doubt()
                 raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, true, update
 
+from handclasp.certificate_service.domain.changes import BEGINNING, Position
 from handclasp.certificate_service.storage.database import Snapshot, Transaction
-from handclasp.certificate_service.storage.schema import replicas
+from handclasp.certificate_service.storage.schema import replicas, revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +42,32 @@ async def add_replica(transaction: Transaction, replica_id: str, *, lease: float
     )
 
 
-async def renew_replica(transaction: Transaction, replica_id: str, *, acknowledged: int, watchers: int) -> bool:
-    """Whether it was there to be renewed."""
+async def renew_replica(
+    transaction: Transaction, replica_id: str, *, head: Position, acknowledged: int, watchers: int
+) -> bool:
+    """Whether it was there to be renewed, and the history is still the one that the process follows.
+
+    Args:
+        head: the last revision that the process knows of. If the database does not, what is acknowledged means nothing.
+    """
+    known = select(revisions.c.revision).where(revisions.c.revision == head.revision, revisions.c.mark == head.mark)
     statement = (
         update(replicas)
-        .where(replicas.c.id == replica_id)
+        .where(replicas.c.id == replica_id, true() if head == BEGINNING else known.exists())
         .values(renewals=replicas.c.renewals + 1, acknowledged=acknowledged, watchers=watchers)
     )
     done = await transaction.execute(statement.returning(replicas.c.id))
     return done.one_or_none() is not None
 
 
-async def forget_replica(transaction: Transaction, replica: Replica) -> None:
-    """Deletes the row, unless it was renewed since it was read."""
-    same = (replicas.c.id == replica.id, replicas.c.renewals == replica.renewals)
-    await transaction.execute(delete(replicas).where(*same))
+async def forget_replicas(transaction: Transaction, gone: Sequence[Replica]) -> None:
+    """Deletes the rows, but those that were renewed since they were read."""
+    same = (replicas.c.id == bindparam("gone_id"), replicas.c.renewals == bindparam("read_renewals"))
+    # In one order, so that two processes that do this do not wait for each other.
+    ordered = sorted(gone, key=lambda one: one.id)
+    await transaction.execute(
+        delete(replicas).where(*same), [{"gone_id": one.id, "read_renewals": one.renewals} for one in ordered]
+    )
 
 
 async def other_replicas(snapshot: Snapshot, replica_id: str) -> list[Replica]:

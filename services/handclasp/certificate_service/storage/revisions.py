@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, String, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import BigInteger, BindParameter, Row, String, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
@@ -21,32 +21,38 @@ _TRIM_EVERY = 500
 
 _MARK_BITS = 63
 
-# Made once: SQLAlchemy then knows them at once when they are run again.
+# Made once: SQLAlchemy then knows them at once when they are run again. The new mark is the old one XOR a random
+# number: so whoever made the number learns the old one, too.
+_stir: BindParameter[int] = bindparam("stir", type_=BigInteger)
+_mark = revision_head.c.mark
 _advance = (
     update(revision_head)
-    .values(revision=revision_head.c.revision + 1, mark=bindparam("new_mark"))
-    .returning(revision_head.c.revision)
+    .values(revision=revision_head.c.revision + 1, mark=_mark.bitwise_or(_stir) - _mark.bitwise_and(_stir))
+    .returning(revision_head.c.revision, revision_head.c.mark)
 )
 # The same, and tells the other processes that serve the database, when it commits.
 _moved = _advance.cte("moved")
-_advance_and_tell = select(_moved.c.revision, func.pg_notify(f"handclasp_{REVISIONS}", cast(_moved.c.revision, String)))
+_advance_and_tell = select(
+    _moved.c.revision, _moved.c.mark, func.pg_notify(f"handclasp_{REVISIONS}", cast(_moved.c.revision, String))
+)
 _lock = select(revision_head.c.revision).with_for_update()
 _add = insert(revisions)
 _head = select(revision_head.c.revision, revision_head.c.mark)
 
 
-async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> Position:
+async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> Revision:
     """Moves the head, and records what changed, in the transaction that the connection is in.
 
     The head's row stays locked until that commits, so revisions are committed in their order.
     """
-    mark = secrets.randbits(_MARK_BITS)
+    stir = secrets.randbits(_MARK_BITS)
     moving = _advance_and_tell if connection.dialect.name == "postgresql" else _advance
-    revision = int((await connection.execute(moving, {"new_mark": mark})).scalar_one())
+    row = (await connection.execute(moving, {"stir": stir})).one()
+    revision, mark = row.revision, row.mark
     await connection.execute(_add, [{"revision": revision, "mark": mark, "changes": _text(changes)}])
     if revision % _TRIM_EVERY == 0:
         await connection.execute(delete(revisions).where(revisions.c.revision <= revision - KEPT))
-    return Position(revision, mark)
+    return Revision(Position(revision, mark), tuple(changes), previous_mark=mark ^ stir)
 
 
 async def lock_head(connection: AsyncConnection) -> None:

@@ -14,6 +14,7 @@ from handclasp.certificate_service.certificate_authority import Installation, ke
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
 from handclasp.certificate_service.domain.identifiers import authority_name, enrollment_token_name, user_name
+from handclasp.certificate_service.storage.certificates import find_certificate
 from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.storage.enrollment_tokens import save_use
 from handclasp.certificate_service.storage.installation import (
@@ -115,7 +116,11 @@ class EnrollReplica:
         return AuthorityRecord(authority_id(public_key), ISSUING, der, key_file_of(ISSUING, public_key), now)
 
     async def _check_maker(self, transaction: Transaction, token: EnrollmentToken, sender: Sender) -> None:
-        """Whoever made the token must still be one who may: what it gives is not taken back with a user."""
+        """Whoever made the token must still be one who may, and so must the certificate that they showed: what it gives
+        is not taken back with either."""
+        shown = await find_certificate(transaction, token.created_with) if token.created_with else None
+        if shown is not None and (shown.revocation is not None or shown.hold is not None):
+            raise self._tokens.voided(sender)
         try:
             maker = await active_owner(transaction, token.user_id)
         except FailedPrecondition:

@@ -100,7 +100,8 @@ class EnrollmentTokens:
     async def create_for_replica(self, caller: Caller, *, lifetime: timedelta | None) -> MadeToken:
         """Makes a token for another replica of this service.
 
-        It is the caller's own: when the caller is disabled, or their certificates are revoked, it is worth nothing.
+        It is the caller's own: when the caller is disabled, or the certificate that they call with is revoked or put on
+        hold, it is worth nothing.
 
         Raises:
             PermissionDenied: ACCESS_DENIED.

@@ -51,6 +51,8 @@ async def once(
     """
     if request is None:
         return await make()
+    # The first try may be under way at another process, to which it went when its answer was late.
+    await transaction.alone()
     key = RequestKey(caller_id, request.method, request.request_id)
     answered = await find_request(transaction, key)
     if answered is not None:

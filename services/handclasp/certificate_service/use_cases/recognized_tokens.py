@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use, hash_token
@@ -52,6 +54,8 @@ class RecognizedTokens:
         self._throttle = throttle
         self._denials = denials
         self._clock = clock
+        # Each is there for as long as somebody waits for it.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, token: str, purpose: Purpose, sender: Sender) -> EnrollmentToken:
         """What is known of the token, which may have expired, or been used.
@@ -61,16 +65,19 @@ class RecognizedTokens:
             ResourceExhausted: CREDENTIALS_THROTTLED.
         """
         source = source_of(sender.address)
-        retry_time = self._throttle.begin(_NOBODY, source, self._clock())
-        if retry_time is not None:
-            raise self._throttled(sender, retry_time)
-        found = None
-        try:
-            token_hash = hash_token(token)
-            if token_hash is not None:
-                found = await self._database.query(lambda snapshot: find_token(snapshot, token_hash))
-        finally:
-            self._throttle.end(_NOBODY, source, self._clock(), right=found is not None)
+        # One at a time: the throttle counts what is being looked at as wrong, and machines behind one router may well
+        # enroll at the same moment.
+        async with self._turns.setdefault(source, asyncio.Lock()):
+            retry_time = self._throttle.begin(_NOBODY, source, self._clock())
+            if retry_time is not None:
+                raise self._throttled(sender, retry_time)
+            found = None
+            try:
+                token_hash = hash_token(token)
+                if token_hash is not None:
+                    found = await self._database.query(lambda snapshot: find_token(snapshot, token_hash))
+            finally:
+                self._throttle.end(_NOBODY, source, self._clock(), right=found is not None)
         if found is None:
             raise self._unknown(sender)
         if found.purpose is not purpose:
@@ -109,6 +116,10 @@ class RecognizedTokens:
                 sender,
             )
         return token.use
+
+    def voided(self, sender: Sender) -> Unauthenticated:
+        """The refusal of a token that is good for nothing any more, as if there were none."""
+        return self._unknown(sender)
 
     def record_disabled(self, token: EnrollmentToken, sender: Sender) -> None:
         """Records that the token's user is disabled."""

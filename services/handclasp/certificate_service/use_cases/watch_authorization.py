@@ -152,6 +152,9 @@ class Watch:
         self._done = False
         self._own_names: frozenset[str] = frozenset()
         self._valid_until: datetime | None = None
+        self._position: Position = parts.feed.head
+        self._history_number = parts.feed.history_number
+        self._least = 0
 
     def __enter__(self) -> Self:
         parts = self._parts
@@ -159,7 +162,7 @@ class Watch:
         self._holder = parts.leases.enter(self._key)
         self._forget_feed = parts.feed.watch(self._wake.set)
         self._all_open.add(self)
-        self._position = parts.feed.head
+        self._stand_at(parts.feed.head)
         _LOG.info("watch_begun", user=self._caller.user, process=self._key[1], peer_address=self._caller.address)
         return self
 
@@ -174,6 +177,8 @@ class Watch:
     def ping(self, number: int, acknowledged: int) -> None:
         """A ping was received, just now."""
         received = self._parts.lease_clock()
+        if self._is_of_another_history():
+            return
         self.acknowledge(acknowledged)
         # Recorded before it is granted, for whoever publishes something from now on.
         self._parts.leases.grant(self._holder, received, self._parts.limits.lease)
@@ -182,6 +187,8 @@ class Watch:
 
     def acknowledge(self, revision: int) -> None:
         """The relying party has applied all that it was told up to that revision."""
+        if self._is_of_another_history() or revision < self._least:
+            return
         # Nobody can have applied what this stream did not say.
         self._parts.leases.acknowledge(self._holder, min(revision, self._position.revision))
 
@@ -203,7 +210,7 @@ class Watch:
         if self._applied is not None and self._applied.revision > self._position.revision:
             # Another process that serves the database may have said more than was heard of here so far.
             await self._parts.feed.look()
-            self._position = self._parts.feed.head
+            self._stand_at(self._parts.feed.head)
         for message in self._beginning():
             yield message
         while True:
@@ -213,6 +220,8 @@ class Watch:
                 if self._ended is not None:
                     raise self._ended
                 return
+            if self._is_of_another_history():
+                raise _history_parted()
             # In this order. The pings that are here will be answered after all changes that are due now (rule 3), under
             # a lease of ours that was certain before those were read (rule 19).
             certain_until = self._parts.replica.certain_until
@@ -223,6 +232,7 @@ class Watch:
                 await self._check_right()
             if revisions is None:
                 self._position = self._parts.feed.head
+                self._least = self._position.revision
                 yield Reset(self._position, history_lost=False)
             else:
                 for part in _parts(revisions):
@@ -237,6 +247,7 @@ class Watch:
         applied, head = self._applied, self._position
         if applied is not None and self._parts.feed.since(applied) is not None:
             self._position = applied
+            self._least = 0
             self.acknowledge(applied.revision)
             # What it missed is due.
             self._wake.set()
@@ -250,7 +261,18 @@ class Watch:
                 head=head.revision,
                 hint="the database knows less than a relying party was told; was a backup restored?",
             )
+        self._least = head.revision
         yield Reset(head, history_lost=lost)
+
+    def _stand_at(self, head: Position) -> None:
+        self._position = head
+        self._history_number = self._parts.feed.history_number
+        # Until it has heeded the reset, what it says that it has applied may be of another history.
+        self._least = head.revision
+
+    def _is_of_another_history(self) -> bool:
+        """Whether the history has parted from what this stream said."""
+        return self._history_number != self._parts.feed.history_number
 
     def _concerns_own_right(self, revisions: Sequence[Revision] | None) -> bool:
         if revisions is None:
@@ -303,6 +325,13 @@ def _parts(revisions: Sequence[Revision]) -> Iterator[Changes]:
             part, names = [], 0
     if part:
         yield Changes(part[-1].position, joined(part))
+
+
+def _history_parted() -> Unavailable:
+    return Unavailable(
+        Reason.STORAGE_UNAVAILABLE,
+        "the database has gone back to what it was before; watch again to learn from where on",
+    )
 
 
 def _stopping() -> Unavailable:

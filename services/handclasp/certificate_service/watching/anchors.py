@@ -78,6 +78,8 @@ class AnchorsFollower:
         if revisions is None:
             # Anything may have happened.
             self._wanted = self._position.revision
+            # Perhaps that of another history, which has not come as far.
+            self._done = min(self._done, self._wanted - 1)
             return
         for revision in revisions:
             if any(change.name.startswith(_IN_THE_BUNDLE) for change in revision.changes):

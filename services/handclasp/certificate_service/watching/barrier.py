@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from handclasp.certificate_service.domain.changes import Position
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Settled
@@ -15,10 +16,17 @@ T = TypeVar("T")
 
 
 class Answers(Protocol):
-    """Where answers are collected from: those who watch this process, and perhaps others."""
+    """Where answers are collected from: those who watch this process."""
 
     async def settle(self, revision: int) -> Settled:
         """Returns once nobody there acts any more on what was so before that revision, which is published."""
+
+
+class AnswersElsewhere(Protocol):
+    """Other processes, which may not know yet of what this one has published."""
+
+    async def settle(self, position: Position) -> Settled:
+        """Returns once nobody there acts any more on what was so before that position, which is committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +44,20 @@ class InForce(Generic[T]):
 
 
 class Barrier:
-    """Commits what takes something away, and waits until it is in force."""
+    """Commits what takes something away, and waits until it is in force.
 
-    def __init__(self, database: Database, feed: ChangeFeed, sources: Sequence[Answers]) -> None:
+    Args:
+        sources: those who watch this process.
+        others: those who watch others.
+    """
+
+    def __init__(
+        self, database: Database, feed: ChangeFeed, sources: Sequence[Answers], others: AnswersElsewhere
+    ) -> None:
         self._database = database
         self._feed = feed
         self._sources = sources
+        self._others = others
 
     async def write(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
@@ -50,9 +66,13 @@ class Barrier:
 
         It waits, too, if `work` found that there was nothing to change (rule 15). Whoever leaves meanwhile undoes
         nothing.
+
+        Raises:
+            Unavailable: the database went back to before the change. And what `work` raises.
         """
-        value, revision = await self._database.write_at_revision(work, committed)
+        value, position = await self._database.write_at_revision(work, committed)
         # Published first; only then is it asked who has to know (rule 9).
-        await self._feed.reached(revision)
-        settled = await asyncio.gather(*(source.settle(revision) for source in self._sources))
-        return InForce(value, revision, sum(settled, Settled()))
+        await self._feed.reached(position)
+        here = (source.settle(position.revision) for source in self._sources)
+        settled = await asyncio.gather(*here, self._others.settle(position))
+        return InForce(value, position.revision, sum(settled, Settled()))

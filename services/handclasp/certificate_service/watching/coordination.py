@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handclasp.certificate_service.storage.database import Database
-from handclasp.certificate_service.storage.notifications import BARRIER, REVISIONS, SETTLED, Listener
+from handclasp.certificate_service.storage.notifications import BARRIER, REVISIONS, SETTLED, Listener, Seals
 from handclasp.certificate_service.watching.anchors import AnchorsFollower
 from handclasp.certificate_service.watching.answering import BarrierAnswers
 from handclasp.certificate_service.watching.barrier import Barrier
@@ -25,6 +25,7 @@ class Coordination:
     leases: Leases
     replica: ReplicaLease
     barrier: Barrier
+    others: OtherReplicas
     answers: BarrierAnswers
     anchors: AnchorsFollower
     listener: Listener | None
@@ -49,6 +50,7 @@ async def coordinate(
     lease: float,
     maximum_watchers: int,
     notifications: bool,
+    secret: bytes,
     reload_anchors: Callable[[], Awaitable[None]],
     clock: LeaseClock,
 ) -> Coordination:
@@ -58,32 +60,37 @@ async def coordinate(
         url: of the database.
         lease: in seconds: that of relying parties, and that of this process.
         notifications: whether to listen, if the database is one that several processes can serve.
+        secret: shared by those processes: see `Seals`.
         reload_anchors: has this process's own listeners use the trust anchors as they are stored.
 
     Raises:
         SQLAlchemyError
     """
+    seals = Seals(secret)
     feed = ChangeFeed(database)
     database.tell(feed)
     await feed.open()
     leases = Leases(clock, maximum=maximum_watchers)
     anchors = AnchorsFollower(feed, reload_anchors, patience=lease)
     replica = ReplicaLease(database, feed, leases, clock, seconds=lease, alone=not database.shared, also=[anchors])
-    others = OtherReplicas(database, replica, clock)
+    others = OtherReplicas(database, replica, clock, seals)
+    feed.on_parted(leases.begin_anew)
+    feed.on_parted(others.begin_anew)
     await others.look()
-    answers = BarrierAnswers(database, feed, replica, [leases, anchors])
+    answers = BarrierAnswers(database, feed, replica, [leases, anchors], seals)
     listener = None
     if database.shared and notifications:
         listener = Listener(url)
         listener.on(REVISIONS, feed.heard)
-        listener.on(BARRIER, answers.asked)
-        listener.on(SETTLED, others.heard)
+        listener.on(BARRIER, seals.opening(BARRIER, answers.asked))
+        listener.on(SETTLED, seals.opening(SETTLED, others.heard))
         listener.on_connected(feed.in_doubt)
     return Coordination(
         feed=feed,
         leases=leases,
         replica=replica,
-        barrier=Barrier(database, feed, [leases, anchors, others]),
+        barrier=Barrier(database, feed, [leases, anchors], others),
+        others=others,
         answers=answers,
         anchors=anchors,
         listener=listener,

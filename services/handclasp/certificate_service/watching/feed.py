@@ -12,7 +12,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from handclasp.certificate_service.domain.changes import BEGINNING, Position, Revision
+from handclasp.certificate_service.storage.notifications import number
 from handclasp.certificate_service.storage.revisions import KEPT
+from handclasp.errors import Reason, Unavailable
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -33,7 +35,9 @@ class History(Protocol):
 class ChangeFeed:
     """Told of each commit; wakes those who watch.
 
-    A commit whose outcome is not known, or a revision that is not the next one, makes it read what it missed.
+    A commit whose outcome is not known, or a revision that is not the next one, makes it read what it missed. If the
+    database then does not know what was published, it has gone back: a backup was restored, or a standby took over that
+    had not got the last commits. From there on this follows another history.
 
     Args:
         capacity: how many revisions are kept in memory. Whoever is further behind begins anew.
@@ -44,9 +48,21 @@ class ChangeFeed:
         self._kept: deque[Revision] = deque(maxlen=capacity)
         self._head = BEGINNING
         self._watching: set[Callable[[], None]] = set()
-        self._reached: list[tuple[int, asyncio.Future[None]]] = []
+        self._parted: list[Callable[[], None]] = []
+        self._reached: list[tuple[Position, asyncio.Future[None]]] = []
         self._doubts = 0
         self._catching_up: asyncio.Task[None] | None = None
+        self._history_number = 0
+
+    @property
+    def history_number(self) -> int:
+        """Another one once the history has parted from what was published. Of what was acknowledged until then, nothing
+        counts."""
+        return self._history_number
+
+    def on_parted(self, parted: Callable[[], None]) -> None:
+        """Has `parted` called whenever the history has parted from what was published."""
+        self._parted.append(parted)
 
     @property
     def head(self) -> Position:
@@ -70,14 +86,16 @@ class ChangeFeed:
 
     def committed(self, revision: Revision) -> None:
         """Publishes a revision that was just committed."""
-        if revision.position.revision == self._head.revision + 1:
+        if self._follows(revision):
             self._publish(revision)
-        elif revision.position.revision > self._head.revision:
+        elif not self._knows(revision.position):
             self.in_doubt()
 
     def heard(self, text: str) -> None:
         """Another process, or this one, has said that it committed a revision."""
-        if text.isdecimal() and int(text) > self._head.revision:
+        # Whoever said it: it only has the history read.
+        revision = number(text)
+        if revision is not None and revision > self._head.revision:
             self.in_doubt()
 
     def in_doubt(self) -> None:
@@ -86,19 +104,23 @@ class ChangeFeed:
         if self._catching_up is None:
             self._catching_up = asyncio.create_task(self._catch_up(), name="change feed")
 
-    async def reached(self, revision: int) -> None:
-        """Returns once that revision, which is committed, is published."""
-        if self._head.revision >= revision:
+    async def reached(self, position: Position) -> None:
+        """Returns once that position, which is committed, is published.
+
+        Raises:
+            Unavailable: the database does not know it any more.
+        """
+        if self._knows(position):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reached.append((revision, future))
+        self._reached.append((position, future))
         self.in_doubt()
         await future
 
     async def look(self) -> None:
-        """Publishes all that is committed by now. Raises SQLAlchemyError."""
+        """Publishes all that is committed by now. Raises SQLAlchemyError, and as `reached`."""
         head, _ = await self._history.newest_history(limit=1)
-        await self.reached(head.revision)
+        await self.reached(head)
 
     def since(self, position: Position) -> Sequence[Revision] | None:
         """The revisions after that position; None if it is too old, or not one of this history."""
@@ -117,6 +139,20 @@ class ChangeFeed:
         self._watching.add(wake)
         return lambda: self._watching.discard(wake)
 
+    def _knows(self, position: Position) -> bool:
+        """Whether it is certain that the position was published, and is of the same history."""
+        behind = self._head.revision - position.revision
+        if behind == 0:
+            return position == self._head
+        return 0 < behind < len(self._kept) and self._kept[-1 - behind].position == position
+
+    def _follows(self, revision: Revision) -> bool:
+        """Whether it is the next one, and not of another history that has as many."""
+        return revision.position.revision == self._head.revision + 1 and revision.previous_mark in (
+            None,
+            self._head.mark,
+        )
+
     def _publish(self, revision: Revision) -> None:
         self._kept.append(revision)
         self._head = revision.position
@@ -127,13 +163,26 @@ class ChangeFeed:
             wake()
         if self._reached:
             waiting, self._reached = self._reached, []
-            for revision, future in waiting:
+            for position, future in waiting:
                 if future.done():
                     continue
-                if revision <= self._head.revision:
+                if self._knows(position):
                     future.set_result(None)
                 else:
-                    self._reached.append((revision, future))
+                    self._reached.append((position, future))
+
+    def _settle_waiting(self) -> None:
+        """Tells those who still wait, when all that is committed was read since they came."""
+        oldest = self._kept[0].position.revision if self._kept else self._head.revision
+        waiting, self._reached = self._reached, []
+        for position, future in waiting:
+            if future.done():
+                continue
+            if position.revision < oldest:
+                # Not kept any more; that the history is the same one was looked at just now.
+                future.set_result(None)
+            else:
+                future.set_exception(_gone())
 
     async def _catch_up(self) -> None:
         try:
@@ -144,6 +193,7 @@ class ChangeFeed:
                     settled = doubts
                 else:
                     await asyncio.sleep(_RETRY_SECONDS)
+            self._settle_waiting()
         finally:
             self._catching_up = None
 
@@ -157,23 +207,49 @@ class ChangeFeed:
 
     async def _read_missed(self) -> None:
         while True:
-            found = await self._history.history(after=self._head.revision, limit=_BATCH)
+            head = self._head
+            # The last one that is known, too: whether it is still there.
+            found = await self._history.history(after=head.revision - 1, limit=_BATCH)
+            if head.revision and (not found or found[0].position != head):
+                await self._begin_anew()
+                return
             for revision in found:
                 # Meanwhile others may have been published by whoever committed them.
-                if revision.position.revision == self._head.revision + 1:
+                if self._follows(revision):
                     self._publish(revision)
                 elif revision.position.revision > self._head.revision:
                     # What lies between is not kept any more.
                     await self._begin_anew()
-                    break
+                    return
             if len(found) < _BATCH:
                 return
 
     async def _begin_anew(self) -> None:
+        before = self._head
         head, newest = await self._history.newest_history(limit=self._kept.maxlen or KEPT)
-        if head.revision < self._head.revision:
+        if head.revision >= before.revision and self._knows(head):
+            # Nothing is missing; meanwhile more may have been published by whoever committed it.
             return
         self._kept.clear()
         self._kept.extend(newest)
         self._head = head
+        # If so much was missed that it cannot be told, the worse is assumed.
+        if before != BEGINNING and not self._knows(before):
+            _LOG.error(
+                "history_lost",
+                published=before.revision,
+                head=head.revision,
+                hint="the database knows less than was told, or much more; did a standby take over, or was a backup"
+                " restored?",
+            )
+            self._history_number += 1
+            for parted in self._parted:
+                parted()
         self._wake()
+
+
+def _gone() -> Unavailable:
+    return Unavailable(
+        Reason.STORAGE_UNAVAILABLE,
+        "the database has gone back to what it was before, and what was done is lost; look, and do it again",
+    )

@@ -124,6 +124,11 @@ class Leases:
             _, _, wait = heapq.heappop(holder.awaited)
             wait.acknowledged_by(holder)
 
+    def begin_anew(self) -> None:
+        """The history has parted from what was acknowledged."""
+        for holder in self._holders.values():
+            holder.acknowledged = 0
+
     def running(self) -> int:
         """How many leases run."""
         now = self._clock()

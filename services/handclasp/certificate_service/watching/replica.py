@@ -19,6 +19,7 @@ from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.replicas import add_replica, renew_replica
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import LeaseClock, Leases
+from handclasp.errors import Unavailable
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -64,16 +65,21 @@ class ReplicaLease:
         self.id = ""
 
     @property
+    def seconds(self) -> float:
+        """How long the lease is."""
+        return self._seconds
+
+    @property
     def certain_until(self) -> float:
         """The moment that nothing granted here may outlast."""
         return self._certain_until
 
     async def register(self) -> None:
-        """Writes the row, under a new id each time (rule 21). Raises SQLAlchemyError."""
+        """Writes the row, under a new id each time (rule 21). Raises SQLAlchemyError, and as `ChangeFeed.reached`."""
         # A new id: whoever waits for the row of a process that was thought to be gone must not wait for this one's.
         replica_id = secrets.token_hex(16)
         began = self._clock()
-        await self._database.write(
+        await self._database.write_apart(
             lambda transaction: add_replica(transaction, replica_id, lease=self._seconds, acknowledged=0)
         )
         self.id = replica_id
@@ -88,19 +94,22 @@ class ReplicaLease:
             await asyncio.sleep(self._seconds / _RENEWALS_IN_A_LEASE)
             try:
                 await self._renew()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, Unavailable) as error:
                 _LOG.warning("lease_on_database_not_renewed", error=type(error).__name__)
 
     async def _renew(self) -> None:
         # From before the transaction begins: others count from when they see it.
         began = self._clock()
         # What is settled is said along, for whoever waits and hears no notifications.
-        head = self._feed.head.revision
-        acknowledged = min(source.settled_up_to(head) for source in (self._leases, *self._also))
+        head = self._feed.head
+        acknowledged = min(source.settled_up_to(head.revision) for source in (self._leases, *self._also))
         watchers = self._leases.running()
-        work = partial(renew_replica, replica_id=self.id, acknowledged=acknowledged, watchers=watchers)
-        if not await self._database.write(work):
-            _LOG.warning("lease_on_database_lost", hint="this process, or its link to the database, was held up")
+        work = partial(renew_replica, replica_id=self.id, head=head, acknowledged=acknowledged, watchers=watchers)
+        if not await self._database.write_apart(work):
+            _LOG.warning(
+                "lease_on_database_lost",
+                hint="this process, or its link to the database, was held up, or the database went back",
+            )
             await self.register()
             return
         await self._catch_up()
@@ -109,5 +118,4 @@ class ReplicaLease:
     async def _catch_up(self) -> None:
         """Reads where the history is, in a new statement after the renewal's commit, and publishes up to there before
         anything is granted on (rule 19)."""
-        head = await self._database.history_head()
-        await self._feed.reached(head.revision)
+        await self._feed.reached(await self._database.history_head())

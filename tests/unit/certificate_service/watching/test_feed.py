@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from handclasp.certificate_service.domain.changes import BEGINNING, Change, Effect, Position, Revision, joined
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.watching.feed import ChangeFeed
+from handclasp.errors import Unavailable
 
 
 def revision(number: int, *names: str, mark: int | None = None, effect: Effect = Effect.WITHDRAWN) -> Revision:
@@ -87,7 +88,7 @@ async def test_a_revision_that_nobody_told_of_is_read_before_the_next_one_is_pub
     commit(stored, feed, 2, told=False)
     third = commit(stored, feed, 3)
     assert feed.head.revision == 1, "not before the one in between"
-    await feed.reached(3)
+    await feed.reached(revision(3).position)
     assert feed.since(revision(1).position) == [revision(2), third]
 
 
@@ -97,7 +98,7 @@ async def test_a_commit_in_doubt_is_looked_up(stored: StoredHistory, feed: Chang
     before = feed.known_head
     feed.in_doubt()
     assert (before, feed.known_head) == (feed.head.revision, None)
-    await feed.reached(1)
+    await feed.reached(revision(1).position)
     assert feed.head == revision(1).position
 
 
@@ -109,7 +110,7 @@ async def test_what_is_committed_while_it_catches_up_comes_once_and_in_order(
     for number in range(2, 8):
         commit(stored, feed, number)
         await asyncio.sleep(0)
-    await feed.reached(7)
+    await feed.reached(revision(7).position)
     assert feed.since(BEGINNING) == stored.revisions
 
 
@@ -155,10 +156,80 @@ async def test_what_is_not_kept_any_more_makes_it_begin_anew(stored: StoredHisto
     for number in range(2, 31):
         commit(stored, feed, number, told=False)
     stored.kept_from = 25
-    await feed.reached(30)
+    await feed.reached(revision(30).position)
     assert feed.head.revision == 30
     assert feed.since(revision(1).position) is None
     assert feed.since(revision(26).position) == stored.revisions[26:]
+
+
+async def go_back(stored: StoredHistory, feed: ChangeFeed) -> list[int]:
+    """Ten revisions are told of, and the database comes back with seven. Returns what the feed says of that, later."""
+    for number in range(1, 11):
+        commit(stored, feed, number)
+    stored.revisions = stored.revisions[:7]
+    parted: list[int] = []
+    feed.on_parted(lambda: parted.append(feed.head.revision))
+    return parted
+
+
+async def test_it_follows_a_history_that_went_back(stored: StoredHistory, feed: ChangeFeed) -> None:
+    parted = await go_back(stored, feed)
+    told = revision(10).position
+    number = feed.history_number
+    other = revision(8, mark=1)
+    stored.revisions.append(other)
+    feed.committed(other)
+    await feed.reached(other.position)
+    assert feed.head == other.position
+    assert parted == [8]
+    assert feed.history_number != number
+    assert feed.since(told) is None
+    assert feed.since(revision(7).position) == [other], "up to there it is the same"
+
+
+async def test_another_history_that_has_come_as_far_is_not_taken_for_the_next_part(
+    stored: StoredHistory, feed: ChangeFeed
+) -> None:
+    parted = await go_back(stored, feed)
+    stored.revisions += [revision(number, mark=number) for number in (8, 9, 10)]
+    stored.revisions.append(revision(11, mark=11))
+    feed.committed(Revision(Position(11, 11), revision(11).changes, previous_mark=10))
+    await feed.reached(Position(11, 11))
+    assert parted == [11]
+    assert feed.since(revision(10).position) is None
+    found = feed.since(revision(7).position)
+    assert found is not None
+    assert [one.position.mark for one in found] == [8, 9, 10, 11]
+
+
+async def test_what_is_lost_is_not_waited_for(stored: StoredHistory, feed: ChangeFeed) -> None:
+    parted = await go_back(stored, feed)
+    for position in (Position(8, 1), revision(11).position, Position(2**40, 0)):
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(feed.reached(position), 10)
+    assert parted == [7]
+
+
+async def test_each_revision_says_what_it_follows(database: Database) -> None:
+    """Also one that is made while others are."""
+    told: list[Revision] = []
+
+    class Told:
+        def committed(self, revision: Revision) -> None:
+            told.append(revision)
+
+        def in_doubt(self) -> None:
+            raise AssertionError
+
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.ALTERED)
+
+    database.tell(Told())
+    for _ in range(3):
+        await database.write(touch)
+    assert [one.previous_mark for one in told] == [0, *(one.position.mark for one in told[:-1])]
+    stored = await database.history(after=0, limit=10)
+    assert [one.position for one in stored] == [one.position for one in told]
 
 
 async def test_a_storm_is_read_in_bounded_memory_by_one_that_does_not_keep_up(stored: StoredHistory) -> None:
@@ -217,8 +288,8 @@ async def test_the_database_moves_it_within_each_transaction(database: Database)
     with pytest.raises(RuntimeError):
         await database.write(fail)
     together = [database.write_at_revision(lambda transaction, n=n: touch(transaction, f"users/{n}")) for n in "bcd"]  # type: ignore[misc]
-    revisions = {number for _, number in await asyncio.gather(*together)}
-    assert first == 1
+    revisions = {position.revision for _, position in await asyncio.gather(*together)}
+    assert first.revision == 1
     assert feed.head.revision == max(revisions)
     found = feed.since(BEGINNING)
     assert found is not None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from handclasp.certificate_service.domain.changes import Effect
+from handclasp.certificate_service.domain.changes import Effect, Position, Revision
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
-from handclasp.certificate_service.storage.replicas import other_replicas
+from handclasp.certificate_service.storage.notifications import Seals
+from handclasp.certificate_service.storage.replicas import add_replica, forget_replicas, other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases, Settled
 from handclasp.certificate_service.watching.others import OtherReplicas
@@ -19,6 +21,7 @@ from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 
 LEASE = 2.0
+SEALS = Seals(b"a secret of the test")
 
 
 @pytest_asyncio.fixture
@@ -55,25 +58,25 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
     clock = SettableLeaseClock()
     await lease_of(database, feed, clock, alone=True).register()
     successor = lease_of(database, feed, clock, alone=True)
-    others = OtherReplicas(database, successor, clock)
+    others = OtherReplicas(database, successor, clock, SEALS)
     await others.look()
     await successor.register()
-    settling = asyncio.create_task(others.settle(1))
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
     await asyncio.sleep(0.1)
     assert not settling.done()
     clock.now += LEASE + 0.1
     await settling
     assert await rows(database) == [successor.id], "and then it is forgotten"
-    await others.settle(2)
+    await others.settle(Position(2, 2))
 
 
 async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:
     clock = SettableLeaseClock()
     await lease_of(database, feed, clock, alone=True).register()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
-    await asyncio.wait_for(others.settle(1), 10)
+    await asyncio.wait_for(others.settle(Position(1, 1)), 10)
 
 
 async def test_only_leases_that_ran_out_meanwhile_are_counted(database: Database, feed: ChangeFeed) -> None:
@@ -88,11 +91,11 @@ async def test_only_leases_that_ran_out_meanwhile_are_counted(database: Database
         await replica._renew()
 
     await stopped()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
     await stopped()
-    settling = asyncio.create_task(others.settle(1))
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
     await asyncio.sleep(0.1)
     assert not settling.done()
     clock.now += LEASE + 0.1
@@ -107,7 +110,7 @@ async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
     clock = SettableLeaseClock()
     for _ in range(2):
         await lease_of(database, feed, clock, alone=True).register()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
     write = database.write
@@ -118,12 +121,12 @@ async def test_rows_that_another_barrier_forgets_meanwhile_are_no_fault(
         done = await write(work)
         if first:
             first = False
-            await others.settle(2)
+            await others.settle(Position(2, 2))
             await others.look()
         return done
 
     monkeypatch.setattr(database, "write", held_up)
-    await others.settle(1)
+    await others.settle(Position(1, 1))
     assert await rows(database) == []
 
 
@@ -132,8 +135,8 @@ async def test_one_that_renews_and_never_acknowledges_is_waited_for_once(databas
     clock = SettableLeaseClock()
     neighbour = lease_of(database, feed, clock, alone=False)
     await neighbour.register()
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
-    settling = asyncio.create_task(others.settle(1))
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
     for _ in range(4):
         await asyncio.sleep(0.1)
         clock.now += LEASE / 2
@@ -166,10 +169,10 @@ async def test_after_each_renewal_it_has_caught_up(database: Database, feed: Cha
     async def touch(transaction: Transaction) -> None:
         transaction.touch("users/a", Effect.WITHDRAWN)
 
-    _, revision = await database.write_at_revision(touch)
-    assert feed.head.revision < revision
+    _, position = await database.write_at_revision(touch)
+    assert feed.head.revision < position.revision
     await replica._renew()
-    assert feed.head.revision == revision
+    assert feed.head == position
 
 
 async def test_one_that_was_given_up_comes_back_under_another_id(database: Database, feed: ChangeFeed) -> None:
@@ -178,11 +181,127 @@ async def test_one_that_was_given_up_comes_back_under_another_id(database: Datab
     frozen = lease_of(database, feed, clock, alone=False)
     await frozen.register()
     before = frozen.id
-    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
-    await others.settle(1)
+    await others.settle(Position(1, 1))
     assert await rows(database) == []
     await frozen._renew()
     assert frozen.id != before
     assert await rows(database) == [frozen.id]
+
+
+async def test_a_process_acknowledges_nothing_of_a_history_that_the_database_does_not_have(
+    database: Database, feed: ChangeFeed
+) -> None:
+    """The database went back, and is as far again: its row's number would pass for that of the other history."""
+    clock = SettableLeaseClock()
+    replica = lease_of(database, feed, clock, alone=False)
+    await replica.register()
+    for number in range(3):
+        feed.committed(Revision(Position(number + 1, number + 1), ()))
+
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.WITHDRAWN)
+
+    for _ in range(3):
+        await database.write(touch)
+    before = replica.id
+    await replica._renew()
+    found = await database.read(lambda snapshot: other_replicas(snapshot, ""))
+    assert {one.id: one.acknowledged for one in found} == {before: 0, replica.id: 0}
+    assert replica.id != before
+    assert feed.head == await database.history_head()
+
+
+async def test_after_the_database_went_back_a_lease_is_waited_for_that_has_no_row(
+    database: Database, feed: ChangeFeed
+) -> None:
+    clock = SettableLeaseClock()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    others.begin_anew()
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
+    clock.now += LEASE - 0.3
+    await asyncio.sleep(0.1)
+    assert not settling.done()
+    clock.now += 0.4
+    await asyncio.wait_for(settling, 10)
+
+
+async def test_however_many_rows_crashes_have_left_they_go_in_one_transaction(
+    database: Database, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that could not start has left one each time. Whoever takes away does not wait for each."""
+    clock = SettableLeaseClock()
+
+    async def leave(transaction: Transaction) -> None:
+        for number in range(500):
+            await add_replica(transaction, f"gone-{number}", lease=LEASE, acknowledged=0)
+
+    await database.write(leave)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    await others.look()
+    clock.now += LEASE + 0.1
+    write, writes = database.write, 0
+
+    async def counted(work: Callable[[Transaction], Awaitable[Any]]) -> Any:
+        nonlocal writes
+        writes += 1
+        return await write(work)
+
+    monkeypatch.setattr(database, "write", counted)
+    await others.settle(Position(1, 1))
+    assert await rows(database) == []
+    assert writes == 1
+
+
+async def test_rows_that_are_over_go_also_if_nobody_takes_anything_away(database: Database, feed: ChangeFeed) -> None:
+    clock = SettableLeaseClock()
+    lives = lease_of(database, feed, clock, alone=False)
+    await lives.register()
+    await lease_of(database, feed, clock, alone=False).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    await others.forget()
+    assert len(await rows(database)) == 2, "seen just now for the first time"
+    clock.now += LEASE + 0.1
+    await lives._renew()
+    await others.forget()
+    assert await rows(database) == [lives.id]
+
+
+async def test_two_who_wait_for_the_same_revision_are_both_answered(database: Database, feed: ChangeFeed) -> None:
+    """And neither takes the other one's answers for its own."""
+    clock = SettableLeaseClock()
+    neighbours = [lease_of(database, feed, clock, alone=False) for _ in range(2)]
+    for neighbour in neighbours:
+        await neighbour.register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    first, second = (asyncio.create_task(others.settle(Position(7, 7))) for _ in range(2))
+    await asyncio.sleep(0.2)
+    first.cancel()
+    await asyncio.wait({first})
+    for neighbour in neighbours:
+        others.heard(f"{neighbour.id}:7:8:1:0")
+        others.heard(f"{neighbour.id}:8:7:1:0")
+    await asyncio.sleep(0.1)
+    assert not second.done()
+    for neighbour in neighbours:
+        others.heard(f"{neighbour.id}:7:7:1:0")
+    assert await asyncio.wait_for(second, 10) == Settled(acknowledged=2)
+    assert not others._waiting
+
+
+async def test_a_row_that_is_gone_of_a_sudden_is_waited_for_all_the_same(database: Database, feed: ChangeFeed) -> None:
+    """The database may have gone back to before it was there, with the change that is waited for."""
+    clock = SettableLeaseClock()
+    neighbour = lease_of(database, feed, clock, alone=False)
+    await neighbour.register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=False), clock, SEALS)
+    (row,) = await others.look()
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
+    await asyncio.sleep(0.1)
+    await database.write(partial(forget_replicas, gone=[row]))
+    await asyncio.sleep(0.2)
+    assert not settling.done()
+    clock.now += LEASE + 0.1
+    await asyncio.wait_for(settling, 10)

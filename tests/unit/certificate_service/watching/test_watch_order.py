@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import datetime
 
+import pytest
 import pytest_asyncio
 
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
@@ -30,6 +31,7 @@ from handclasp.certificate_service.use_cases.watch_authorization import (
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
+from handclasp.errors import Unavailable
 from tests.unit.certificate_service.records import put_certificate, put_profile, put_user
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 from tests.unit.x509.refusals import NOW
@@ -243,3 +245,39 @@ async def test_a_position_that_another_process_gave_out_is_caught_up_with(
     assert pong.revision == applied.revision
     await other.facts.close()
     await other.feed.close()
+
+
+async def test_what_was_applied_before_a_reset_acknowledges_nothing(stage: Stage, caller: Caller) -> None:
+    """It may be of another history: only what it says after the reset counts."""
+    for number in range(3):
+        stage.publish(f"certificates/{number}")
+    with stage.watch(caller, Position(2, 12345)) as watch:
+        messages = watch.messages()
+        assert isinstance(await anext(messages), Welcome)
+        assert isinstance(await anext(messages), Reset)
+        watch.ping(1, 2)
+        assert stage.leases.settled_up_to(3) == 0
+        watch.acknowledge(3)
+        assert stage.leases.settled_up_to(3) == 3
+
+
+async def test_a_watch_ends_when_the_history_has_parted_from_what_it_said(
+    stage: Stage, caller: Caller, database: Database
+) -> None:
+    """And no lease is granted on it, nor is anything acknowledged."""
+    stage.feed.on_parted(stage.leases.begin_anew)
+    with stage.watch(caller) as watch:
+        messages = watch.messages()
+        await begun(messages)
+        for number in range(3):
+            stage.publish(f"certificates/{number}")
+        await anext(messages)
+        watch.ping(1, 3)
+        assert isinstance(await anext(messages), Pong)
+        stage.feed.in_doubt()
+        with pytest.raises(Unavailable):
+            await anext(messages)
+        watch.ping(2, 3)
+        watch.acknowledge(3)
+        assert stage.feed.head == await database.history_head()
+        assert stage.leases.settled_up_to(3) == 0
