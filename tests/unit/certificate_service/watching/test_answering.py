@@ -65,7 +65,7 @@ async def test_it_answers_once_all_have_acknowledged(stage: Stage) -> None:
     assert stage.said == []
     stage.gate.set()
     await stage.ask(position)
-    assert stage.said == [f"this-one:{position.revision}:{position.mark}:1:0"]
+    assert stage.said == [f"this-one:{position.revision}:{position.mark}:1:0:0"]
 
 
 async def test_who_asks_many_times_is_answered_once(stage: Stage) -> None:

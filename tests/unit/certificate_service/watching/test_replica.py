@@ -281,12 +281,12 @@ async def test_two_who_wait_for_the_same_revision_are_both_answered(database: Da
     first.cancel()
     await asyncio.wait({first})
     for neighbour in neighbours:
-        others.heard(f"{neighbour.id}:7:8:1:0")
-        others.heard(f"{neighbour.id}:8:7:1:0")
+        others.heard(f"{neighbour.id}:7:8:1:0:0")
+        others.heard(f"{neighbour.id}:8:7:1:0:0")
     await asyncio.sleep(0.1)
     assert not second.done()
     for neighbour in neighbours:
-        others.heard(f"{neighbour.id}:7:7:1:0")
+        others.heard(f"{neighbour.id}:7:7:1:0:0")
     assert await asyncio.wait_for(second, 10) == Settled(acknowledged=2)
     assert not others._waiting
 
