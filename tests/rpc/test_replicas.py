@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from handclasp.accounts.v1 import account_service_pb2 as accounts
 from handclasp.accounts.v1.user_pb2 import User
@@ -232,6 +233,36 @@ async def test_a_change_of_one_does_not_undo_that_of_the_other(both: Both) -> No
         )
         user = await first.admin.accounts.GetUser(accounts.GetUserRequest(name=name))
         assert (user.state, user.display_name) == (User.STATE_DISABLED, "Somebody")
+
+
+async def test_what_is_written_at_one_of_a_certificate_does_not_undo_what_is_written_at_the_other(both: Both) -> None:
+    first, second = both
+    identity = await fresh(first)
+    for number in range(10):
+        described = Certificate(name=identity.name, description=f"number {number}")
+        labelled = Certificate(name=identity.name, labels={"number": str(number)})
+        await asyncio.gather(
+            first.admin.certificates.UpdateCertificate(
+                pb.UpdateCertificateRequest(certificate=described, update_mask=FieldMask(paths=["description"]))
+            ),
+            second.admin.certificates.UpdateCertificate(
+                pb.UpdateCertificateRequest(certificate=labelled, update_mask=FieldMask(paths=["labels"]))
+            ),
+        )
+        found = await first.admin.certificates.GetCertificate(pb.GetCertificateRequest(name=identity.name))
+        assert (found.description, dict(found.labels)) == (described.description, dict(labelled.labels))
+
+
+async def test_an_anchor_that_is_removed_at_both_is_in_nobodys_way(both: Both) -> None:
+    """Whoever waits for the other one's row must not have what that one waits for."""
+    first, second = both
+    for number in range(3):
+        anchor = await add_anchor(first, OutsideCA(f"Removed {number}", now=first.clock()))
+        request = pb.RemoveTrustAnchorRequest(name=anchor)
+        at = [both[index % 2].admin.certificates for index in range(6)]
+        answers = await at_once(*(certificates.RemoveTrustAnchor(request) for certificates in at))
+        refused = [answer.reason for answer in answers if isinstance(answer, HandclaspError)]
+        assert refused == ["TRUST_ANCHOR_NOT_FOUND"] * 5
 
 
 async def test_a_third_one_that_dies_leaves_a_lease_that_runs_out(

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncTransaction
 
 from handclasp.certificate_service.storage.database import Database, Transaction, open_database
+from handclasp.certificate_service.storage.schema import revision_head
 from handclasp.errors import AlreadyExists, HandclaspError, Reason
 
 ITEMS = Table("items", MetaData(), SqlColumn("name", String(64), primary_key=True))
@@ -22,11 +23,12 @@ ITEMS = Table("items", MetaData(), SqlColumn("name", String(64), primary_key=Tru
 
 @pytest_asyncio.fixture
 async def items(database_url: str) -> AsyncIterator[Database]:
-    """A database with one table, of names."""
+    """A database with a table of names, and the head that whoever shares a transaction locks."""
     database = open_database(database_url, batch=16)
     try:
         async with database.writer.begin() as connection:
-            await connection.run_sync(ITEMS.create)
+            for table in (ITEMS, revision_head):
+                await connection.run_sync(table.create)
         yield database
     finally:
         await database.close()

@@ -73,9 +73,10 @@ class Transaction(Snapshot):
     wrote = False
     wants_position = False
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, *, shared: bool) -> None:
         super().__init__(connection)
         self.changes: list[Change] = []
+        self._is_alone = shared
 
     def touch(self, name: str, effect: Effect) -> None:
         """Says that something changed that decisions can rest on. The revision moves with the commit.
@@ -88,10 +89,13 @@ class Transaction(Snapshot):
     async def alone(self) -> None:
         """From here on nobody else commits a change, in whatever process, until this is over.
 
-        Before whatever is read and then changed by it, so that no other process changes it in between; and first of
-        all, so that two processes do not wait for each other.
+        Before whatever is read and then changed by it, so that no other process changes it in between. And first of
+        all: two processes would wait for each other if one of them had changed a row before, and the other one, which
+        is alone, were about to.
         """
-        await lock_head(self._connection)
+        if not self._is_alone:
+            await lock_head(self._connection)
+            self._is_alone = True
 
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement that changes something."""
@@ -114,6 +118,10 @@ class _Revisions:
 
     def __init__(self) -> None:
         self.listener: CommitListener | None = None
+
+    async def share(self, connection: AsyncConnection) -> None:
+        """Of the pieces that share a transaction, one that wants to be alone may come after one that changed a row."""
+        await lock_head(connection)
 
     async def seal(self, connection: AsyncConnection, pieces: Sequence[Transaction]) -> Revision | None:
         """The transaction's revision. Without changes: where the history is, if somebody wants to know."""
@@ -227,10 +235,12 @@ class Database:
     async def write_at_revision(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
     ) -> tuple[T, Position]:
-        """The same, and a position that includes what `work` changed, or found to be so already."""
+        """The same, alone from the beginning; and a position that includes what `work` changed, or found to be so
+        already."""
 
         async def located(transaction: Transaction) -> T:
             transaction.wants_position = True
+            await transaction.alone()
             return await work(transaction)
 
         result, revision = await self._commits.submit(located, committed)
@@ -301,6 +311,9 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             max_overflow=0,
             pool_timeout=_CONNECT_SECONDS,
             pool_pre_ping=True,
+            # Of the writer. Whoever waited for the head's lock has to see what the one before committed, and to move on
+            # from there, whatever the database's own default is.
+            isolation_level="READ COMMITTED",
             hide_parameters=True,
         )
         _limit_transactions(engine)

@@ -31,11 +31,21 @@ class Writes(Protocol):
 
 
 W = TypeVar("W", bound=Writes)
+W_co = TypeVar("W_co", bound=Writes, covariant=True)
 Piece_contra = TypeVar("Piece_contra", bound=Writes, contravariant=True)
+
+
+class MakePiece(Protocol[W_co]):
+    """Makes what a piece of work gets, on a connection with an open transaction."""
+
+    def __call__(self, connection: AsyncConnection, *, shared: bool) -> W_co: ...
 
 
 class Sealing(Protocol[Piece_contra, S]):
     """What is done once for each transaction, whatever is in it."""
+
+    async def share(self, connection: AsyncConnection) -> None:
+        """Begins a transaction that several pieces are to share, as its first statements."""
 
     async def seal(self, connection: AsyncConnection, pieces: Sequence[Piece_contra]) -> S:
         """Ends a transaction, as its last statements."""
@@ -74,13 +84,13 @@ class GroupCommit(Generic[W, S]):
     def __init__(
         self,
         engine: AsyncEngine,
-        transaction: Callable[[AsyncConnection], W],
+        piece: MakePiece[W],
         sealing: Sealing[W, S],
         *,
         batch: int,
     ) -> None:
         self._engine = engine
-        self._transaction = transaction
+        self._piece = piece
         self._sealing = sealing
         self._batch = batch
         self._waiting: list[_Job[W]] = []
@@ -138,8 +148,9 @@ class GroupCommit(Generic[W, S]):
         pieces: list[W] = []
         try:
             async with self._transaction_of_all() as connection:
+                await self._sealing.share(connection)
                 for job in jobs:
-                    piece = self._transaction(connection)
+                    piece = self._piece(connection, shared=True)
                     try:
                         results.append((job, await job.work(piece), None))
                         pieces.append(piece)
@@ -181,7 +192,7 @@ class GroupCommit(Generic[W, S]):
 
     async def _run_alone(self, job: _Job[W]) -> tuple[Any, S]:
         async with self._transaction_of_all() as connection:
-            piece = self._transaction(connection)
+            piece = self._piece(connection, shared=False)
             result = await job.work(piece)
             return result, await self._sealing.seal(connection, [piece])
 

@@ -85,6 +85,8 @@ class Certificates:
         """
 
         async def work(transaction: Transaction) -> Certificate:
+            # Both texts are written: what somebody else writes just now must not be undone.
+            await transaction.alone()
             found = await self._find(transaction, caller, certificate_id)
             changed = replace(
                 found,
@@ -111,7 +113,6 @@ class Certificates:
         revocation = Revocation(self._clock(), reason, caller.user_id)
 
         async def work(transaction: Transaction) -> tuple[Certificate, bool]:
-            await transaction.alone()
             await self._find(transaction, caller, certificate_id)
             count = await revoke_certificate(transaction, certificate_id, revocation)
             if count:
@@ -130,7 +131,6 @@ class Certificates:
         hold = Hold(self._clock(), caller.user_id)
 
         async def work(transaction: Transaction) -> tuple[Certificate, bool]:
-            await transaction.alone()
             _refuse_revoked(await self._find(transaction, caller, certificate_id), "put on hold")
             changed = await hold_certificate(transaction, certificate_id, hold)
             if changed:
@@ -174,7 +174,6 @@ class Certificates:
 
         async def work(transaction: Transaction) -> tuple[int, int]:
             # Whoever uses such a token just now comes before this, and what they got is revoked, or after it.
-            await transaction.alone()
             if await find_user(transaction, user_id) is None:
                 raise not_found(Reason.USER_NOT_FOUND, user_name(user_id))
             count = await revoke_certificates_of(transaction, user_id, revocation)

@@ -75,7 +75,6 @@ class EnrollReplica:
 
         async def work(transaction: Transaction) -> AuthorityRecord:
             # Whoever else has the token, or adds an anchor, comes before this or after it.
-            await transaction.alone()
             current = await self._tokens.find_again(transaction, found, sender)
             earlier = self._tokens.earlier_use(current, key, sender)
             known = await find_authority(transaction, fresh.id)

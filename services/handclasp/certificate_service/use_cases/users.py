@@ -198,7 +198,6 @@ class Users:
         self._access.require(caller, Permission.USER_MANAGEMENT, user_name(user_id))
 
         async def work(transaction: Transaction) -> User:
-            await transaction.alone()
             user = await _existing(transaction, user_id)
             if user.state is UserState.DISABLED:
                 return user

@@ -62,7 +62,8 @@ class Barrier:
     async def write(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
     ) -> InForce[T]:
-        """As `Database.write`, and returns once no relying party acts on what was so before.
+        """As `Database.write`, and returns once no relying party acts on what was so before. While `work` runs, nobody
+        else commits a change, in whatever process.
 
         It waits, too, if `work` found that there was nothing to change (rule 15). Whoever leaves meanwhile undoes
         nothing.
