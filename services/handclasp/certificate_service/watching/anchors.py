@@ -33,8 +33,8 @@ class AnchorsFollower:
         self._reload = reload
         self._patience = patience
         self._position: Position = feed.head
-        self._wanted = 0
-        self._done = 0
+        self._unheeded: list[int] = []
+        """The revisions of changes that the listeners do not heed yet, in their order."""
         self._progress = asyncio.Condition()
         self._wake = asyncio.Event()
 
@@ -46,7 +46,7 @@ class AnchorsFollower:
                 await self._wake.wait()
                 self._wake.clear()
                 self._look()
-                if self._wanted > self._done:
+                if self._unheeded:
                     await self._catch_up()
         finally:
             stop()
@@ -58,36 +58,35 @@ class AnchorsFollower:
             head: the last revision that is published.
         """
         self._look()
-        return head if self._wanted <= self._done else min(head, self._wanted - 1)
+        return min(head, self._unheeded[0] - 1) if self._unheeded else head
 
     async def settle(self, revision: int) -> Settled:
         """Returns once the listeners heed all anchors up to that revision, which is published."""
         self._look()
-        wanted = min(self._wanted, revision)
         self._wake.set()
         try:
             async with asyncio.timeout(self._patience), self._progress:
-                await self._progress.wait_for(lambda: self._done >= wanted)
+                await self._progress.wait_for(lambda: not self._unheeded or self._unheeded[0] > revision)
         except TimeoutError:
             _LOG.warning("listeners_late", revision=revision, hint="new handshakes heed the anchors once they are read")
         return Settled()
 
     def _look(self) -> None:
         revisions = self._feed.since(self._position)
-        self._position = self._feed.head
+        before, self._position = self._position, self._feed.head
         if revisions is None:
-            # Anything may have happened.
-            self._wanted = self._position.revision
-            # Perhaps that of another history, which has not come as far.
-            self._done = min(self._done, self._wanted - 1)
+            # Anything may have happened, from the first one on that was not looked at.
+            first = max(1, min(before.revision + 1, self._position.revision))
+            self._unheeded = [*(one for one in self._unheeded if one < first), first]
             return
         for revision in revisions:
             if any(change.name.startswith(_IN_THE_BUNDLE) for change in revision.changes):
-                self._wanted = revision.position.revision
+                self._unheeded.append(revision.position.revision)
 
     async def _catch_up(self) -> None:
-        # Read after that revision was committed, so with it.
-        wanted = self._wanted
+        # Read after those were committed, so with them.
+        unheeded = self._unheeded
+        last = unheeded[-1]
         try:
             await self._reload()
         except SQLAlchemyError as error:
@@ -95,6 +94,10 @@ class AnchorsFollower:
             await asyncio.sleep(_RETRY_SECONDS)
             self._wake.set()
             return
+        if self._unheeded is not unheeded:
+            # Meanwhile it was lost what happened when, so perhaps it happened after the bundle was read.
+            self._wake.set()
+            return
         async with self._progress:
-            self._done = wanted
+            self._unheeded = [one for one in self._unheeded if one > last]
             self._progress.notify_all()

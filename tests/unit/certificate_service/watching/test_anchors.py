@@ -21,6 +21,7 @@ class Stage:
         self.feed = ChangeFeed(StoredHistory())
         self.reloads = 0
         self.failures = 0
+        self.hold_next = False
         self.gate = asyncio.Event()
         self.follower = AnchorsFollower(self.feed, self._reload, patience=patience)
 
@@ -30,6 +31,8 @@ class Stage:
             raise OperationalError("SELECT", {}, Exception("the test says so"))
         await self.gate.wait()
         self.reloads += 1
+        if self.hold_next:
+            self.gate.clear()
 
     def publish(self, name: str) -> int:
         number = self.feed.head.revision + 1
@@ -77,6 +80,29 @@ async def test_a_later_change_does_not_hold_up_an_earlier_one_for_ever(stage: St
     stage.publish("trustAnchors/b")
     stage.gate.set()
     await settling
+
+
+async def test_of_two_changes_the_earlier_one_says_how_far_it_is(stage: Stage) -> None:
+    """Whoever waits for the first one elsewhere hears of it by this process's row."""
+    first = stage.publish("trustAnchors/a")
+    stage.publish("certificates/c")
+    last = stage.publish("trustAnchors/b")
+    assert stage.follower.settled_up_to(last) == first - 1
+    stage.gate.set()
+    await stage.follower.settle(last)
+    assert stage.follower.settled_up_to(last) == last
+
+
+async def test_one_that_comes_while_it_reloads_is_not_heeded_by_that(stage: Stage) -> None:
+    stage.publish("trustAnchors/a")
+    await turns()
+    last = stage.publish("trustAnchors/b")
+    stage.publish("certificates/c")
+    stage.hold_next = True
+    stage.gate.set()
+    await turns()
+    assert stage.reloads == 1
+    assert stage.follower.settled_up_to(last + 1) == last - 1
 
 
 async def test_a_reload_that_fails_is_tried_again(stage: Stage) -> None:
