@@ -255,7 +255,7 @@ async def test_what_is_written_at_one_of_a_certificate_does_not_undo_what_is_wri
 
 async def test_an_anchor_that_is_removed_at_both_is_in_nobodys_way(both: Both) -> None:
     """Whoever waits for the other one's row must not have what that one waits for."""
-    first, second = both
+    first, _ = both
     for number in range(3):
         anchor = await add_anchor(first, OutsideCA(f"Removed {number}", now=first.clock()))
         request = pb.RemoveTrustAnchorRequest(name=anchor)

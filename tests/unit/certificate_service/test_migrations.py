@@ -26,6 +26,7 @@ from handclasp.certificate_service.storage.migrate import (
     _config,
     migrate,
 )
+from handclasp.certificate_service.storage.replicas import add_replica
 from handclasp.certificate_service.storage.schema import metadata
 from tests.support.postgres import PostgresServer
 
@@ -211,6 +212,24 @@ async def test_what_an_older_version_left_behind_is_in_nobodys_way(database_url:
         await migrate(newer)
     finally:
         await newer.close()
+
+
+async def test_one_of_the_same_version_that_was_quicker_is_no_older_one(postgres: PostgresServer) -> None:
+    """All are started again at once, and rows of the older version are still there: one migrates, and serves at once."""
+    with postgres.database() as url:
+        older = await at_the_first_revision_with_replicas(url)
+        late = open_database(url)
+        migrating = asyncio.create_task(migrate(late))
+        try:
+            # It has looked at the rows, and waits for their end.
+            await asyncio.sleep(0.1)
+            async with older.writer.begin() as connection:
+                await connection.run_sync(_upgrade_to, "head")
+            await older.write(lambda transaction: add_replica(transaction, "new", lease=0.4, acknowledged=0))
+            await migrating
+        finally:
+            await older.close()
+            await late.close()
 
 
 async def test_two_that_start_at_once_migrate_once(postgres: PostgresServer) -> None:

@@ -70,7 +70,11 @@ def _leases_in_the_way(connection: Connection) -> dict[str, tuple[int, float]]:
 
 
 async def _wait_for_their_end(database: Database, leases: dict[str, tuple[int, float]]) -> None:
-    """Returns if none of them is renewed until it is over: those processes are gone, and have left their rows."""
+    """Returns if none of them is renewed until it is over: those processes are gone, and have left their rows.
+
+    Raises:
+        OldVersionRunningError: one of them is renewed, or another one has come, and nobody has changed the schema yet.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + 1.1 * max(lease for _, lease in leases.values())
     while database.shared and loop.time() < end:
@@ -78,6 +82,8 @@ async def _wait_for_their_end(database: Database, leases: dict[str, tuple[int, f
         async with database.lookups() as connection:
             found = await connection.execute(select(replicas.c.id, replicas.c.renewals))
             if any(row.id not in leases or row.renewals != leases[row.id][0] for row in found):
+                if not await connection.run_sync(_leases_in_the_way):
+                    return  # Another process of this version was quicker, and serves already.
                 raise OldVersionRunningError(
                     "the database has to be changed for this version, and processes of an older one serve it; stop all"
                     " of them, start this one, and then the others with this version"
