@@ -215,7 +215,7 @@ async def test_what_an_older_version_left_behind_is_in_nobodys_way(database_url:
 
 
 async def test_one_of_the_same_version_that_was_quicker_is_no_older_one(postgres: PostgresServer) -> None:
-    """All are started again at once, and rows of the older version are still there: one migrates, and serves at once."""
+    """All are started again at once while rows of the older version are still there. One migrates first, and serves."""
     with postgres.database() as url:
         older = await at_the_first_revision_with_replicas(url)
         late = open_database(url)

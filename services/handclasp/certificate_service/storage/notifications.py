@@ -116,14 +116,13 @@ class Listener:
                     keepalives_count=2,
                 )
                 async with connection:
+                    delay = _FIRST_RETRY
                     await self._listen(connection)
             except (psycopg.Error, UnicodeError) as error:
                 # The latter if somebody says what is no text, on a database without an encoding.
                 _LOG.warning("not_listening", error=type(error).__name__, retry_in=delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _LAST_RETRY)
-            else:
-                delay = _FIRST_RETRY
 
     async def _listen(self, connection: Any) -> None:
         for channel in self._heard:

@@ -203,6 +203,9 @@ class ChangeFeed:
         except SQLAlchemyError as error:
             _LOG.warning("history_not_read", error=type(error).__name__)
             return False
+        except Exception:  # noqa: BLE001 - nobody awaits this: whoever waits for what it reads would do so for ever
+            _LOG.exception("history_not_read")
+            return False
         return True
 
     async def _read_missed(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from handclasp.certificate_service.domain.changes import BEGINNING, Change, Effect, Position, Revision, joined
 from handclasp.certificate_service.storage.database import Database, Transaction
@@ -100,6 +101,27 @@ async def test_a_commit_in_doubt_is_looked_up(stored: StoredHistory, feed: Chang
     assert (before, feed.known_head) == (feed.head.revision, None)
     await feed.reached(revision(1).position)
     assert feed.head == revision(1).position
+
+
+async def test_a_fault_that_nobody_foresaw_is_logged_and_tried_again(
+    stored: StoredHistory, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it would wait for ever, and nobody would know."""
+    commit(stored, feed, 1, told=False)
+    history, failed = stored.history, False
+
+    async def once_unreadable(*, after: int, limit: int) -> list[Revision]:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise ValueError("'TRANSFERRED' is not a valid Effect")
+        return await history(after=after, limit=limit)
+
+    monkeypatch.setattr(stored, "history", once_unreadable)
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            await feed.reached(1)
+    assert [entry["event"] for entry in logs] == ["history_not_read"]
 
 
 async def test_what_is_committed_while_it_catches_up_comes_once_and_in_order(
