@@ -1,29 +1,18 @@
-"""Says whether a peer may do something: from memory where that is safe, else by asking the certificate service.
+"""Says whether a peer may do something, and has the call that it is about end if that is taken away.
 
-Whatever goes wrong while asking is UNAVAILABLE, and never a yes. docs/revocation.md has the rules.
+docs/revocation.md has the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated
+from handclasp.relying_party.asking import Asking, Filtered
 from handclasp.relying_party.calls import CallsInProgress, Permit
-from handclasp.relying_party.counters import Counters
-from handclasp.relying_party.decisions import Allowed, CredentialsHash, Decisions, Subject, Yes
-from handclasp.relying_party.faults import not_asked
-from handclasp.relying_party.judging import Permission, judged
-from handclasp.relying_party.knowledge import Knowledge
-from handclasp.relying_party.questions import Answer, Questions
-from handclasp.relying_party.watch import Watch
+from handclasp.relying_party.decisions import Allowed, Yes
+from handclasp.relying_party.judging import Permission
 from handclasp.serving.interceptor import current_call
 from handclasp.serving.peer import Peer
-
-ATTEMPTS = 3
-"""How often a question is asked whose answers are overtaken by changes (rule 17)."""
-
-LONGEST_RESOURCE = 256
-"""Characters; the certificate service takes no more."""
 
 _ACCESS_PROFILES = "accessProfiles/"
 
@@ -33,30 +22,11 @@ class Authorizer:
 
     Within a call that `CallInterceptor` handles, a yes also registers the call: it is ended if that yes is taken away
     while it runs.
-
-    Args:
-        lease_wait: how many seconds a caller waits for a lease if there is none.
     """
 
-    def __init__(
-        self,
-        knowledge: Knowledge,
-        decisions: Decisions,
-        *,
-        questions: Questions,
-        watch: Watch,
-        calls: CallsInProgress,
-        counters: Counters,
-        lease_wait: float,
-    ) -> None:
-        self._knowledge = knowledge
-        self._decisions = decisions
-        self._questions = questions
-        self._watch = watch
+    def __init__(self, asking: Asking, calls: CallsInProgress) -> None:
+        self._asking = asking
         self._calls = calls
-        self._counters = counters
-        self._lease_wait = lease_wait
-        self._hash = CredentialsHash()
 
     async def require(self, peer: Peer, permission: Permission, resource: str) -> Allowed:
         """Returns if the peer may, now.
@@ -67,12 +37,7 @@ class Authorizer:
             ResourceExhausted: CREDENTIALS_THROTTLED, PASSWORD_CHECKS_BUSY.
             Unavailable: AUTHORIZER_UNAVAILABLE, if the service could not be asked, or there is no lease.
         """
-        subject = self._subject(peer, permission, resource)
-        yes = self._decisions.find(subject)
-        if yes is None:
-            yes = await self._ask(subject, peer, permission, resource)
-        else:
-            self._counters.hits += 1
+        yes = await self._asking.one(peer, permission, resource)
         # From the look at the clock to here nothing was awaited (rule 5), so no change can come in between.
         call = current_call()
         if call is not None:
@@ -81,103 +46,24 @@ class Authorizer:
             call.user = yes.allowed.user
         return yes.allowed
 
-    async def ask_anew(self, peer: Peer, permission: Permission, resource: str) -> Yes:
-        """The yes for a call that is in progress, remembered or asked for. Raises what `require` does."""
-        subject = self._subject(peer, permission, resource)
-        return self._decisions.find(subject) or await self._ask(subject, peer, permission, resource)
-
     async def allowed(self, peer: Peer, permission: Permission, resources: Sequence[str]) -> list[bool]:
         """For each of the resources, whether the peer may, now. To filter lists with.
 
         Raises:
             Unauthenticated, ResourceExhausted, Unavailable: as `require`.
         """
-        subjects = [self._subject(peer, permission, resource) for resource in resources]
-        yeses: dict[int, Yes] = {}
-        nos: set[int] = set()
-        seen: Answer | None = None
-        generation = self._knowledge.generation
-        for attempt in range(ATTEMPTS + 1):
-            # From here to the return nothing is awaited.
-            if self._knowledge.generation != generation:
-                generation = self._knowledge.generation
-                yeses.clear()
-            for index, subject in enumerate(subjects):
-                if index not in nos and (index not in yeses or not self._decisions.usable(yeses[index])):
-                    found = self._decisions.find(subject)
-                    if found is None:
-                        yeses.pop(index, None)
-                    else:
-                        yeses[index] = found
-            missing = [index for index in range(len(subjects)) if index not in nos and index not in yeses]
-            if not missing:
-                self._counters.hits += len(subjects) if attempt == 0 else 0
-                self._register_filter(permission, resources, list(yeses.values()), seen)
-                return [index in yeses for index in range(len(subjects))]
-            if attempt == ATTEMPTS or not await self._watch.wait_for_lease(self._lease_wait):
-                break
-            self._counters.asked_again += attempt > 0
-            answers = await self._questions.ask_about(peer, permission, [resources[index] for index in missing])
-            for index, answer in zip(missing, answers, strict=True):
-                seen = answer
-                try:
-                    yes = judged(answer.decision, permission, resources[index], asked=answer.asked)
-                except PermissionDenied:
-                    nos.add(index)
-                else:
-                    if answer.generation == self._knowledge.generation and self._decisions.usable(yes):
-                        self._decisions.keep(subjects[index], yes)
-                        yeses[index] = yes
-        raise not_asked()
+        filtered = await self._asking.several(peer, permission, resources)
+        # Nor was anything awaited here.
+        self._register_filter(permission, resources, filtered)
+        return [yes is not None for yes in filtered.yeses]
 
-    async def _ask(self, subject: Subject, peer: Peer, permission: Permission, resource: str) -> Yes:
-        """A yes that may be used when this returns, and until something is awaited."""
-        for attempt in range(ATTEMPTS):
-            if not await self._watch.wait_for_lease(self._lease_wait):
-                break
-            self._counters.asked_again += attempt > 0
-            revision = self._knowledge.revision
-            answer = await self._questions.ask(subject, peer, permission, resource)
-            try:
-                yes = judged(answer.decision, permission, resource, asked=answer.asked)
-            except HandclaspError:
-                if answer.decision.revision < revision and attempt < ATTEMPTS - 1:
-                    # Of a question that somebody else asked before what is applied now; it may have been given since.
-                    continue
-                raise
-            # Each caller looks for itself, those who share a question as well (rule 6).
-            if answer.generation != self._knowledge.generation:
-                continue
-            if self._decisions.usable(yes):
-                self._decisions.keep(subject, yes)
-                return yes
-            if self._decisions.expired(yes):
-                raise Unauthenticated(
-                    Reason.CERTIFICATE_NOT_ACCEPTED,
-                    "the client certificate has expired by this server's clock; have a new one issued",
-                )
-        raise not_asked()
-
-    def _subject(self, peer: Peer, permission: Permission, resource: str) -> Subject:
-        fingerprint = peer.fingerprint
-        if fingerprint is None:
-            raise Unauthenticated(
-                Reason.CREDENTIALS_MISSING, "no client certificate was presented; call with one, over mutual TLS"
-            )
-        if not 0 < len(resource) <= LONGEST_RESOURCE:
-            raise PermissionDenied(
-                Reason.ACCESS_DENIED, f"a resource has 1 to {LONGEST_RESOURCE} characters; nobody may act on this one"
-            )
-        return Subject(fingerprint, permission, resource, self._hash(peer.credentials))
-
-    def _register_filter(
-        self, permission: Permission, resources: Sequence[str], yeses: Sequence[Yes], seen: Answer | None
-    ) -> None:
+    def _register_filter(self, permission: Permission, resources: Sequence[str], filtered: Filtered) -> None:
         """A call that had a list filtered ends with its certificate and its user. What became of single entries since
         does not matter: the list was right when it was made."""
         call = current_call()
         if call is None:
             return
+        yeses, seen = [yes for yes in filtered.yeses if yes is not None], filtered.seen
         if yeses:
             first = yeses[0]
             names = tuple(name for name in first.rests_on if not name.startswith(_ACCESS_PROFILES))

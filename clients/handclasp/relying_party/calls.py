@@ -36,8 +36,8 @@ _WITHDRAWN = "taken away while the call ran: "
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
-AskAnew = Callable[[Peer, Permission, str], Awaitable[Yes]]
-"""As `Authorizer.require`, but for a call that is registered already."""
+Ask = Callable[[Peer, Permission, str], Awaitable[Yes]]
+"""As `Asking.one`."""
 
 
 @dataclass(slots=True)
@@ -66,6 +66,7 @@ class CallsInProgress:
     costs less than an index that every call would have to enter.
 
     Args:
+        ask: whether a call may go on.
         grace: for how many seconds calls go on without a lease (rule 8), or while they cannot be asked about.
     """
 
@@ -75,6 +76,7 @@ class CallsInProgress:
         clock: Clock,
         wall_clock: Clock,
         counters: Counters,
+        ask: Ask,
         *,
         grace: float,
         asked_at_once: int = ASKED_AT_ONCE,
@@ -83,12 +85,11 @@ class CallsInProgress:
         self._clock = clock
         self._wall_clock = wall_clock
         self._counters = counters
+        self._ask = ask
         self._grace = grace
         self._asking = asyncio.Semaphore(asked_at_once)
         self._permits: dict[Call, dict[tuple[Permission, str, bool], Permit]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.ask_anew: AskAnew | None = None
-        """Set once there is somebody who can ask."""
 
     def __len__(self) -> int:
         return len(self._permits)
@@ -195,7 +196,7 @@ class CallsInProgress:
             while call in self._permits:
                 try:
                     async with self._asking:
-                        permit.yes = await self._ask(call.peer, permit)
+                        permit.yes = await self._ask(call.peer, permit.permission, permit.resource)
                 except (Unauthenticated, PermissionDenied) as refusal:
                     if permit.filtered and isinstance(refusal, PermissionDenied):
                         return  # For want of a grant alone, so certificate and user are as good as before.
@@ -209,11 +210,6 @@ class CallsInProgress:
                     return
         finally:
             permit.being_asked = False
-
-    async def _ask(self, peer: Peer, permit: Permit) -> Yes:
-        if self.ask_anew is None:
-            raise Unavailable(Reason.AUTHORIZER_UNAVAILABLE, "nobody can be asked")
-        return await self.ask_anew(peer, permit.permission, permit.resource)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

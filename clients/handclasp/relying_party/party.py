@@ -13,6 +13,7 @@ from typing import Any, Self
 import grpc
 
 from handclasp.client.addresses import split_addresses
+from handclasp.relying_party.asking import Asking
 from handclasp.relying_party.authorizer import Authorizer
 from handclasp.relying_party.calls import SWEEP_INTERVAL, CallsInProgress
 from handclasp.relying_party.counters import Counters
@@ -164,22 +165,21 @@ class RelyingParty:
         knowledge = self._knowledge = Knowledge(options.lease_clock, max_names=options.max_names)
         decisions = self._decisions = Decisions(knowledge, options.wall_clock, size=options.max_decisions)
         watch = self._watch = Watch(link, knowledge, decisions)
-        calls = self._calls = CallsInProgress(
-            knowledge, options.lease_clock, options.wall_clock, self.counters, grace=options.lease_grace
-        )
-        stack.push_async_callback(calls.close)
         questions = Questions(link, knowledge, options.wall_clock, self.counters, timeout=options.decision_timeout)
         stack.push_async_callback(questions.close)
-        self.authorizer = Authorizer(
+        asking = Asking(
             knowledge,
             decisions,
             questions=questions,
             watch=watch,
-            calls=calls,
             counters=self.counters,
             lease_wait=options.lease_wait,
         )
-        calls.ask_anew = self.authorizer.ask_anew
+        calls = self._calls = CallsInProgress(
+            knowledge, options.lease_clock, options.wall_clock, self.counters, asking.one, grace=options.lease_grace
+        )
+        stack.push_async_callback(calls.close)
+        self.authorizer = Authorizer(asking, calls)
         trust = self._trust = TrustFollower(link, knowledge, watch, identity, timeout=options.decision_timeout)
         await trust.read_at_start()
         watch.follow(calls)

@@ -26,14 +26,13 @@ def permit(number: int) -> Permit:
 async def test_a_stream_that_asks_on_and_on_takes_up_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handclasp.relying_party.calls.MAX_PERMITS", 3)
     clock = Clock()
-    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), grace=10)
     asked: list[str] = []
 
-    async def ask_anew(_peer: Peer, _permission: int, resource: str) -> Yes:
+    async def ask(_peer: Peer, _permission: int, resource: str) -> Yes:
         asked.append(resource)
         return YES
 
-    calls.ask_anew = ask_anew
+    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), ask, grace=10)
     context: Any = None
     call = Call("/shop.v1.Orders/Chat", Peer("", b"leaf", None), context)
     for number in range(10):
@@ -45,9 +44,13 @@ async def test_a_stream_that_asks_on_and_on_takes_up_only_so_much(monkeypatch: p
     assert sorted(asked) == ["orders/2", "orders/3", "orders/4"]
 
 
+async def nobody_asks(_peer: Peer, _permission: int, _resource: str) -> Yes:
+    raise AssertionError
+
+
 async def test_a_call_that_has_ended_is_not_taken_in_again() -> None:
     clock = Clock()
-    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), grace=10)
+    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), nobody_asks, grace=10)
     context: Any = None
     call = Call("/shop.v1.Orders/Get", Peer("", b"leaf", None), context)
     calls.permit(call, permit(1))
