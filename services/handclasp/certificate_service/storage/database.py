@@ -25,7 +25,12 @@ from handclasp.certificate_service.storage.revisions import (
     read_newest_revisions,
     read_revisions,
 )
-from handclasp.certificate_service.storage.sqlite import connect_for_lookups, connect_for_writing, connect_in_thread
+from handclasp.certificate_service.storage.sqlite import (
+    connect_for_lookups,
+    connect_for_writing,
+    connect_in_thread,
+    tell_what_is_brief,
+)
 from handclasp.errors import HandclaspError, Reason, Unavailable
 
 T = TypeVar("T")
@@ -285,6 +290,7 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
         engine = _sqlite_engine(url, "BEGIN", size=readers)
         lookups = _sqlite_engine(url, "BEGIN", size=2, connect=connect_for_lookups)
         writer = _sqlite_engine(url, "BEGIN IMMEDIATE", size=1, connect=connect_for_writing)
+        tell_what_is_brief(writer.sync_engine)
         return Database(
             snapshots=engine,
             queries=engine.execution_options(**{_NO_BEGIN: True}),

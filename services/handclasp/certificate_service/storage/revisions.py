@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
 from handclasp.certificate_service.storage.notifications import REVISIONS
 from handclasp.certificate_service.storage.schema import revision_head, revisions
+from handclasp.certificate_service.storage.sqlite import BRIEF
 
 KEPT = 10_000
 """How many revisions are kept. Whoever has been away for longer begins anew."""
@@ -29,6 +30,7 @@ _advance = (
     update(revision_head)
     .values(revision=revision_head.c.revision + 1, mark=_mark.bitwise_or(_stir) - _mark.bitwise_and(_stir))
     .returning(revision_head.c.revision, revision_head.c.mark)
+    .execution_options(**{BRIEF: True})
 )
 # The same, and tells the other processes that serve the database, when it commits.
 _moved = _advance.cte("moved")

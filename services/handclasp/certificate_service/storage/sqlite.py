@@ -14,8 +14,13 @@ from functools import partial
 from typing import Any, Self, TypeAlias
 
 import aiosqlite
+from sqlalchemy import Connection, Engine, event
 
 Work: TypeAlias = Callable[[sqlite3.Connection], None]
+
+BRIEF = "handclasp_brief"
+"""An execution option of statements that neither wait nor change many rows, so that a writer need not go to its thread
+for them. What selects and inserts is taken for such."""
 
 _CHUNK = 64  # rows; for iterating over a cursor of aiosqlite's own, which nobody does
 
@@ -35,8 +40,21 @@ def connect_for_lookups(*arguments: Any, **options: Any) -> Awaitable[aiosqlite.
 
 def connect_for_writing(*arguments: Any, **options: Any) -> Awaitable[aiosqlite.Connection]:
     """A connection that begins and commits in its thread, because it waits for locks and for the disk then, and runs
-    what is short in between where it is awaited."""
+    what is brief in between where it is awaited: to be told by `tell_what_is_brief`."""
     return _opened(WriterConnection, arguments, options)
+
+
+def tell_what_is_brief(engine: Engine) -> None:
+    """Has the connections of a writer's engine know of each statement whether it is brief."""
+
+    @event.listens_for(engine, "before_cursor_execute", named=True)
+    def on_execute(conn: Connection, context: Any, **_: Any) -> None:
+        compiled = context.compiled
+        brief = compiled is not None and (
+            compiled.statement.is_select or compiled.statement.is_insert or BRIEF in context.execution_options
+        )
+        writer: Any = conn.connection.driver_connection
+        writer.next_is_brief = brief
 
 
 class StatementConnection(aiosqlite.Connection):
@@ -45,22 +63,25 @@ class StatementConnection(aiosqlite.Connection):
     def cursor(self) -> StatementCursor:  # type: ignore[override]  # aiosqlite's visits the thread to make one
         return StatementCursor(self._run)
 
-    async def _run(self, statement: str, work: Work) -> None:  # noqa: ARG002 - others decide by it
+    async def _run(self, work: Work) -> None:
         await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
 
 
 class LookupConnection(StatementConnection):
     """Runs statements in the thread that awaits them."""
 
-    async def _run(self, statement: str, work: Work) -> None:  # noqa: ARG002
+    async def _run(self, work: Work) -> None:
         work(self._conn)
 
 
 class WriterConnection(StatementConnection):
     """Runs those statements in the thread that awaits them that neither wait nor change many rows."""
 
-    async def _run(self, statement: str, work: Work) -> None:
-        if statement.startswith(("SELECT", "INSERT", "UPDATE revision_head")):
+    next_is_brief = False
+
+    async def _run(self, work: Work) -> None:
+        brief, self.next_is_brief = self.next_is_brief, False
+        if brief:
             work(self._conn)
         else:
             await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
@@ -75,7 +96,7 @@ class StatementCursor:
 
     arraysize = 1
 
-    def __init__(self, run: Callable[[str, Work], Awaitable[None]]) -> None:
+    def __init__(self, run: Callable[[Work], Awaitable[None]]) -> None:
         self._run = run
         self._rows: Sequence[Any] = ()
         self.description: Any = None
@@ -87,12 +108,12 @@ class StatementCursor:
 
     async def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Self:
         """Executes and fetches."""
-        await self._run(statement, lambda connection: self._take(connection.execute(statement, parameters)))
+        await self._run(lambda connection: self._take(connection.execute(statement, parameters)))
         return self
 
     async def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> Self:
         """Executes once for each of the parameters."""
-        await self._run(statement, lambda connection: self._take(connection.executemany(statement, parameters)))
+        await self._run(lambda connection: self._take(connection.executemany(statement, parameters)))
         return self
 
     async def fetchall(self) -> Sequence[Any]:
