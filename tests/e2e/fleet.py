@@ -6,7 +6,6 @@ Each part can be stopped, killed, or cut off: a service from the database, an ex
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,9 +16,10 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from handclasp.client.client import HandclaspClient
-from handclasp.client.credentials import TlsMaterial
+from tests.e2e.clients import administrator, client_with
 from tests.e2e.processes import Deployment, Process, free_port
 from tests.support.faulty_link import FaultyLink, faulty_link, faulty_socket
+from tests.support.installation import share_keys
 
 _SOCKET = ".s.PGSQL.5432"
 
@@ -73,16 +73,11 @@ class Fleet:
 
     def client(self, server: Server, certificate_pem: bytes, key_pem: bytes) -> HandclaspClient:
         """A client of one of the execution servers."""
-        ca_pem = (self.first.data_dir / "ca.pem").read_bytes()
-        tls = TlsMaterial(ca_pem, certificate_pem, key_pem)
-        return HandclaspClient(tls=tls, executions=f"localhost:{server.port}")
+        return client_with(self.first, certificate_pem, key_pem, executions=f"localhost:{server.port}")
 
     def administrator(self, replica: Replica) -> HandclaspClient:
         """The first administrator, at that replica."""
-        (key,) = self.first.data_dir.glob("identities/admin/*/key.pem")
-        ca_pem = (self.first.data_dir / "ca.pem").read_bytes()
-        tls = TlsMaterial(ca_pem, (key.parent / "cert.pem").read_bytes(), key.read_bytes())
-        return HandclaspClient(tls=tls, certificates=f"localhost:{replica.deployment.ports['mtls']}")
+        return administrator(self.first, f"localhost:{replica.deployment.ports['mtls']}")
 
 
 @asynccontextmanager
@@ -139,7 +134,6 @@ async def _replica(
     if deaf:
         variables["HANDCLASP_CERTIFICATES_DATABASE_NOTIFICATIONS"] = "false"
     if number:
-        deployment.data_dir.mkdir(mode=0o700)
-        await asyncio.to_thread(shutil.copytree, found.first.data_dir / "keys", deployment.data_dir / "keys")
+        await asyncio.to_thread(share_keys, found.first.data_dir, deployment.data_dir)
     process = await asyncio.to_thread(deployment.certificates, variables)
     return Replica(f"replica-{number}", deployment, variables, link, process)

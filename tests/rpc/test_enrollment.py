@@ -46,8 +46,7 @@ from tests.rpc.certificate_harness import (
     signing_request,
     why,
 )
-from tests.rpc.test_replicas import share_keys
-from tests.support.installation import Identity, Installation, running_installation
+from tests.support.installation import Identity, Installation, running_installation, share_keys
 from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -477,7 +476,7 @@ async def two_services(postgres: PostgresServer, folder: Path) -> AsyncIterator[
         path.mkdir()
     with postgres.database() as url:
         async with running_installation(folders[0], url) as first:
-            share_keys(*folders)
+            share_keys(*(folder / "data" for folder in folders))
             async with running_installation(folders[1], url) as second:
                 yield first, second
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -20,7 +18,7 @@ from handclasp.client.csr import make_key_and_request
 from handclasp.errors import HandclaspError
 from tests.rpc.certificate_harness import add_anchor, at_once, upload, upload_request, why
 from tests.rpc.test_watch import next_effects, revoke
-from tests.support.installation import Identity, Installation, running_installation
+from tests.support.installation import Identity, Installation, running_installation, share_keys
 from tests.support.outside_ca import OutsideCA
 from tests.support.postgres import PostgresServer
 from tests.support.raw_watcher import watching, watching_from_now
@@ -45,14 +43,9 @@ async def both(
     with postgres.database() as url:
         settings = {"lease": LEASE, "ping_interval": 0.1, "database_notifications": notifications}
         async with running_installation(folders[0], url, **settings) as first:
-            share_keys(*folders)
+            share_keys(*(folder / "data" for folder in folders))
             async with running_installation(folders[1], url, **settings) as second:
                 yield first, second
-
-
-def share_keys(one: Path, other: Path) -> None:
-    (other / "data").mkdir(mode=0o700)
-    shutil.copytree(one / "data" / "keys", other / "data" / "keys")
 
 
 async def fresh(installation: Installation) -> Identity:
@@ -208,7 +201,7 @@ async def test_the_last_administrator_stays_whoever_disables_the_others(
     folders = [tmp_path_factory.mktemp(f"administrators-{number}") for number in (1, 2)]
     with postgres.database() as url:
         async with running_installation(folders[0], url) as first:
-            share_keys(*folders)
+            share_keys(*(folder / "data" for folder in folders))
             async with running_installation(folders[1], url) as second:
                 other = await first.issue(await first.new_user("administrator", name="other"))
                 async with second.client(other) as second_admin:
@@ -270,7 +263,7 @@ async def test_a_third_one_that_dies_leaves_a_lease_that_runs_out(
 ) -> None:
     first, _ = both
     folder = tmp_path_factory.mktemp("third")
-    share_keys(first.settings.data_dir.parent, folder)
+    share_keys(first.settings.data_dir, folder / "data")
     url = first.settings.url()
     settings = {"lease": LEASE, "ping_interval": 0.1}
     identity = await fresh(first)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -264,3 +265,12 @@ async def _serving(configured: CertificateServiceSettings, secrets: Secrets) -> 
 def read_identity(folder: Path) -> Identity:
     """An identity from the data folder; its name on file is not known there."""
     return Identity("", (folder / "cert.pem").read_bytes(), (folder / "key.pem").read_bytes())
+
+
+def share_keys(data_dir: Path, other: Path) -> None:
+    """Makes a data folder for another replica, which signs under the same CA as the first one.
+
+    Those that join (`handclasp enroll --replica`) have a CA of their own; for most tests that makes no difference.
+    """
+    other.mkdir(mode=0o700)
+    shutil.copytree(data_dir / "keys", other / "keys")
