@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handclasp.certificate_service.domain.changes import Position
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.storage.notifications import BARRIER, SETTLED, Seals, number
-from handclasp.certificate_service.watching.barrier import Answers
+from handclasp.certificate_service.watching.barrier import Settles
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Settled
 from handclasp.certificate_service.watching.replica import ReplicaLease
@@ -26,7 +26,7 @@ class BarrierAnswers:
     """Settles, with those who watch here, the revisions that others wait for, and says so."""
 
     def __init__(
-        self, database: Database, feed: ChangeFeed, own: ReplicaLease, sources: Sequence[Answers], seals: Seals
+        self, database: Database, feed: ChangeFeed, own: ReplicaLease, sources: Sequence[Settles], seals: Seals
     ) -> None:
         self._database = database
         self._feed = feed

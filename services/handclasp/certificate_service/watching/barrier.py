@@ -15,14 +15,14 @@ from handclasp.certificate_service.watching.leases import Settled
 T = TypeVar("T")
 
 
-class Answers(Protocol):
+class Settles(Protocol):
     """Where answers are collected from: those who watch this process."""
 
     async def settle(self, revision: int) -> Settled:
         """Returns once nobody there acts any more on what was so before that revision, which is published."""
 
 
-class AnswersElsewhere(Protocol):
+class SettlesElsewhere(Protocol):
     """Other processes, which may not know yet of what this one has published."""
 
     async def settle(self, position: Position) -> Settled:
@@ -52,7 +52,7 @@ class Barrier:
     """
 
     def __init__(
-        self, database: Database, feed: ChangeFeed, sources: Sequence[Answers], others: AnswersElsewhere
+        self, database: Database, feed: ChangeFeed, sources: Sequence[Settles], others: SettlesElsewhere
     ) -> None:
         self._database = database
         self._feed = feed

@@ -26,7 +26,7 @@ _LOG = structlog.stdlib.get_logger(__name__)
 _RENEWALS_IN_A_LEASE = 4
 
 
-class Settles(Protocol):
+class SettledUpTo(Protocol):
     """Whoever knows up to which revision nobody acts any more on what was so before."""
 
     def settled_up_to(self, head: int) -> int:
@@ -52,7 +52,7 @@ class ReplicaLease:
         *,
         seconds: float,
         alone: bool,
-        also: Sequence[Settles] = (),
+        also: Sequence[SettledUpTo] = (),
     ) -> None:
         self._database = database
         self._feed = feed

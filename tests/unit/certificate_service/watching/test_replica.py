@@ -175,6 +175,33 @@ async def test_after_each_renewal_it_has_caught_up(database: Database, feed: Cha
     assert feed.head == position
 
 
+async def test_until_it_has_caught_up_its_lease_is_no_longer_than_before(
+    database: Database, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 19: what is granted meanwhile may be for one who has not been told of the newest revision."""
+    clock = SettableLeaseClock()
+    replica = lease_of(database, feed, clock, alone=False)
+    look, looking, may_look = feed.look, asyncio.Event(), asyncio.Event()
+
+    async def held_up() -> None:
+        looking.set()
+        await may_look.wait()
+        await look()
+
+    monkeypatch.setattr(feed, "look", held_up)
+    for step in (replica.register, replica._renew):
+        looking.clear()
+        may_look.clear()
+        before = replica.certain_until
+        stepping = asyncio.create_task(step())
+        await looking.wait()
+        assert replica.certain_until == before
+        may_look.set()
+        await stepping
+        assert replica.certain_until == clock() + LEASE
+        clock.now += LEASE / 4
+
+
 async def test_one_that_was_given_up_comes_back_under_another_id(database: Database, feed: ChangeFeed) -> None:
     """Rule 21: a process that was frozen, and thaws."""
     clock = SettableLeaseClock()
