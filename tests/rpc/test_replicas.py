@@ -12,11 +12,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from handclasp.accounts.v1 import account_service_pb2 as accounts
 from handclasp.accounts.v1.user_pb2 import User
+from handclasp.authorization.v1 import decision_pb2
+from handclasp.authorization.v1.authorization_service_pb2 import ExplainDecisionRequest
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_pb2 import Certificate
 from handclasp.client.csr import make_key_and_request
 from handclasp.errors import HandclaspError
-from tests.rpc.certificate_harness import add_anchor, at_once, upload, upload_request, why
+from tests.rpc.certificate_harness import add_anchor, at_once, decide, upload, upload_request, why
 from tests.rpc.test_watch import next_effects, revoke
 from tests.support.installation import Identity, Installation, running_installation, share_keys
 from tests.support.outside_ca import OutsideCA
@@ -276,6 +278,25 @@ async def test_a_third_one_that_dies_leaves_a_lease_that_runs_out(
     begin = time.monotonic()
     await revoke(first, (await fresh(first)).name)
     assert time.monotonic() - begin < LEASE, "and then it is forgotten"
+
+
+async def test_a_decision_of_one_is_explained_by_the_other_soon(both: Both) -> None:
+    first, second = both
+    identity = await fresh(first)
+    await revoke(first, identity.name)
+    decision = await decide(first, identity.der)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                explained = await second.admin.authorization.ExplainDecision(ExplainDecisionRequest(name=decision.name))
+            except HandclaspError as error:
+                if error.reason != "DECISION_NOT_FOUND":
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                break
+    assert explained.decision.reason == decision_pb2.DECISION_REASON_REVOKED
+    assert explained.decision.certificate == identity.name
 
 
 async def test_what_the_others_settled_is_counted(both: Both) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from handclasp.certificate_service.storage.certificates import find_certificate,
 from handclasp.certificate_service.storage.database import Database, open_database
 from handclasp.certificate_service.storage.installation import read_authorities
 from handclasp.certificate_service.storage.migrate import (
+    SIDE_BY_SIDE,
     OldVersionRunningError,
     SchemaTooNewError,
     _config,
@@ -197,6 +199,34 @@ async def test_while_an_older_version_runs_nothing_is_changed(postgres: Postgres
             async with older.writer.connect() as connection:
                 version = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
             assert version == "0002"
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            await older.close()
+            await newer.close()
+
+
+@pytest.mark.parametrize("unmarked", [None, "0004"])
+async def test_older_processes_go_on_beside_migrations_that_all_say_that_they_can(
+    unmarked: str | None, postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(Path(migrations.__file__).parent, folder)
+    for script in folder.glob("versions/v*.py"):
+        if unmarked is None or unmarked not in script.name:
+            with script.open("a") as file:
+                file.write(f"\n{SIDE_BY_SIDE} = True\n")
+    monkeypatch.setattr("handclasp.certificate_service.storage.migrate._MIGRATIONS", folder)
+    with postgres.database() as url:
+        older, newer = await at_the_first_revision_with_replicas(url), open_database(url)
+        running = asyncio.create_task(renew_on(older))
+        try:
+            if unmarked is None:
+                await migrate(newer)
+                assert not running.done()
+            else:
+                with pytest.raises(OldVersionRunningError):
+                    await migrate(newer)
         finally:
             running.cancel()
             await asyncio.wait({running})

@@ -65,6 +65,18 @@ async def test_all_are_told_the_same_secret_and_who_ends_is_started_again(tmp_pa
     assert not workers.process_ids
 
 
+async def test_each_time_it_takes_longer(tmp_path: Path) -> None:
+    """A worker that ends as soon as it is started must not have the parent do nothing else."""
+    with structlog.testing.capture_logs() as logs:
+        async with workers_of(tmp_path, StopRequests()) as workers:
+            assert await workers.wait_until_ready()
+            for times in (1, 2, 3):
+                os.kill(workers.process_ids[0], signal.SIGKILL)
+                await until(lambda times=times: len(told(tmp_path)) == 2 + times)  # type: ignore[misc]
+                await until(lambda: len(workers.process_ids) == 2)
+    assert [entry["retry_in"] for entry in logs if entry["event"] == "worker_ended"] == [0.05, 0.1, 0.2]
+
+
 async def test_one_that_cannot_start_ends_the_start(tmp_path: Path) -> None:
     async with workers_of(tmp_path, StopRequests(), fails=True) as workers:
         with pytest.raises(StartError, match="could not start"):
