@@ -50,8 +50,16 @@ async def coordinated(
 
 @asynccontextmanager
 async def running(*made: Coordination) -> AsyncIterator[None]:
+    """Both do what they do in the background; those that listen, do so by now."""
+    connected: list[asyncio.Event] = []
+    for one in made:
+        if one.listener is not None:
+            connected.append(asyncio.Event())
+            one.listener.on_connected(connected[-1].set)
     tasks = [asyncio.create_task(work) for one in made for work in one.background().values()]
     try:
+        for event in connected:
+            await event.wait()
         yield
     finally:
         for task in tasks:

@@ -15,7 +15,7 @@ from handclasp.certificate_service.storage.database import Database, Snapshot, T
 from handclasp.certificate_service.storage.notifications import Seals
 from handclasp.certificate_service.storage.replicas import add_replica, forget_replicas, other_replicas
 from handclasp.certificate_service.watching.feed import ChangeFeed
-from handclasp.certificate_service.watching.leases import Leases, Settled
+from handclasp.certificate_service.watching.leases import CLOCK_RATE_BOUND, Leases, Settled
 from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
@@ -100,6 +100,34 @@ async def test_only_leases_that_ran_out_meanwhile_are_counted(database: Database
     assert not settling.done()
     clock.now += LEASE + 0.1
     assert await settling == Settled(ended=1)
+    assert await rows(database) == []
+
+
+async def test_others_wait_longer_than_the_clocks_can_differ(database: Database, feed: ChangeFeed) -> None:
+    """Rule 18, at its edge."""
+    clock = SettableLeaseClock()
+    await lease_of(database, feed, clock, alone=True).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
+    await others.look()
+    clock.now += LEASE * (1 + CLOCK_RATE_BOUND) - 0.001
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
+    await asyncio.sleep(0.2)
+    assert not settling.done()
+    clock.now += 0.002
+    await asyncio.wait_for(settling, 10)
+
+
+async def test_a_row_that_was_renewed_since_it_was_read_is_not_deleted(database: Database, feed: ChangeFeed) -> None:
+    """Rule 21: a process that thaws at the last moment."""
+    clock = SettableLeaseClock()
+    thawed = lease_of(database, feed, clock, alone=False)
+    await thawed.register()
+    (read,) = await database.query(lambda snapshot: other_replicas(snapshot, ""))
+    await thawed._renew()
+    await database.write(lambda transaction: forget_replicas(transaction, [read]))
+    assert await rows(database) == [thawed.id]
+    (read,) = await database.query(lambda snapshot: other_replicas(snapshot, ""))
+    await database.write(lambda transaction: forget_replicas(transaction, [read]))
     assert await rows(database) == []
 
 
