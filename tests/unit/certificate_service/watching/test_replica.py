@@ -117,6 +117,27 @@ async def test_others_wait_longer_than_the_clocks_can_differ(database: Database,
     await asyncio.wait_for(settling, 10)
 
 
+async def test_once_histories_have_parted_rows_count_as_seen_from_then_on(database: Database, feed: ChangeFeed) -> None:
+    """What looks like a renewal that was seen long ago may be a later one of the other history."""
+    clock = SettableLeaseClock()
+
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.WITHDRAWN)
+
+    _, position = await database.write_at_position(touch)
+    await feed.look()
+    await lease_of(database, feed, clock, alone=True).register()
+    others = OtherReplicas(database, feed, lease_of(database, feed, clock, alone=True), clock)
+    await others.look()
+    clock.now += LEASE + 0.1
+    await feed.reached(Position(position.revision, position.mark + 1))
+    settling = asyncio.create_task(others.settle(position))
+    await asyncio.sleep(0.2)
+    assert not settling.done()
+    clock.now += LEASE + 0.1
+    await asyncio.wait_for(settling, 10)
+
+
 async def test_a_row_that_was_renewed_since_it_was_read_is_not_deleted(database: Database, feed: ChangeFeed) -> None:
     """Rule 21: a process that thaws at the last moment."""
     clock = SettableLeaseClock()
