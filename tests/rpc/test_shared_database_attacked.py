@@ -12,9 +12,9 @@ import pytest_asyncio
 from sqlalchemy import make_url
 
 from tests.rpc.certificate_harness import why
-from tests.rpc.test_replicas import Both, fresh, share_keys
+from tests.rpc.test_replicas import Both, fresh
 from tests.rpc.test_watch import revoke
-from tests.support.installation import Installation, running_installation
+from tests.support.installation import Installation, running_installation, share_keys
 from tests.support.postgres import PostgresServer
 from tests.support.raw_watcher import watching, watching_from_now
 

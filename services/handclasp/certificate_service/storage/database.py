@@ -235,9 +235,9 @@ class Database:
         For what must not be late, and changes nothing that decisions rest on.
         """
         async with self._apart.begin() as connection:
-            return await work(Transaction(connection))
+            return await work(Transaction(connection, shared=False))
 
-    async def write_at_revision(
+    async def write_at_position(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
     ) -> tuple[T, Position]:
         """The same, alone from the beginning; and a position that includes what `work` changed, or found to be so

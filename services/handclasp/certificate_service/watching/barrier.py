@@ -71,7 +71,7 @@ class Barrier:
         Raises:
             Unavailable: the database went back to before the change. And what `work` raises.
         """
-        value, position = await self._database.write_at_revision(work, committed)
+        value, position = await self._database.write_at_position(work, committed)
         # Published first; only then is it asked who has to know (rule 9).
         await self._feed.reached(position)
         here = (source.settle(position.revision) for source in self._sources)

@@ -88,7 +88,7 @@ class ChangeFeed:
         """Publishes a revision that was just committed."""
         if self._follows(revision):
             self._publish(revision)
-        elif not self._knows(revision.position):
+        elif not self.holds(revision.position):
             self.in_doubt()
 
     def heard(self, text: str) -> None:
@@ -110,7 +110,7 @@ class ChangeFeed:
         Raises:
             Unavailable: the database does not know it any more.
         """
-        if self._knows(position):
+        if self.holds(position):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reached.append((position, future))
@@ -139,7 +139,7 @@ class ChangeFeed:
         self._watching.add(wake)
         return lambda: self._watching.discard(wake)
 
-    def _knows(self, position: Position) -> bool:
+    def holds(self, position: Position) -> bool:
         """Whether it is certain that the position was published, and is of the same history."""
         behind = self._head.revision - position.revision
         if behind == 0:
@@ -166,7 +166,7 @@ class ChangeFeed:
             for position, future in waiting:
                 if future.done():
                     continue
-                if self._knows(position):
+                if self.holds(position):
                     future.set_result(None)
                 else:
                     self._reached.append((position, future))
@@ -230,14 +230,14 @@ class ChangeFeed:
     async def _begin_anew(self) -> None:
         before = self._head
         head, newest = await self._history.newest_history(limit=self._kept.maxlen or KEPT)
-        if head.revision >= before.revision and self._knows(head):
+        if head.revision >= before.revision and self.holds(head):
             # Nothing is missing; meanwhile more may have been published by whoever committed it.
             return
         self._kept.clear()
         self._kept.extend(newest)
         self._head = head
         # If so much was missed that it cannot be told, the worse is assumed.
-        if before != BEGINNING and not self._knows(before):
+        if before != BEGINNING and not self.holds(before):
             _LOG.error(
                 "history_lost",
                 published=before.revision,

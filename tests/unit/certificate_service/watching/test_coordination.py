@@ -40,6 +40,7 @@ async def coordinated(
             lease=lease,
             maximum_watchers=10,
             notifications=notifications,
+            secret=b"a secret of the test",
             reload_anchors=reload,
             clock=lease_clock,
         )

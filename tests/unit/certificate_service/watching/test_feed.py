@@ -120,7 +120,7 @@ async def test_a_fault_that_nobody_foresaw_is_logged_and_tried_again(
     monkeypatch.setattr(stored, "history", once_unreadable)
     with capture_logs() as logs:
         async with asyncio.timeout(10):
-            await feed.reached(1)
+            await feed.reached(revision(1).position)
     assert [entry["event"] for entry in logs] == ["history_not_read"]
 
 
@@ -306,10 +306,10 @@ async def test_the_database_moves_it_within_each_transaction(database: Database)
         transaction.touch("users/nobody", Effect.ALTERED)
         raise RuntimeError
 
-    (_, first) = await database.write_at_revision(lambda transaction: touch(transaction, "users/a"))
+    (_, first) = await database.write_at_position(lambda transaction: touch(transaction, "users/a"))
     with pytest.raises(RuntimeError):
         await database.write(fail)
-    together = [database.write_at_revision(lambda transaction, n=n: touch(transaction, f"users/{n}")) for n in "bcd"]  # type: ignore[misc]
+    together = [database.write_at_position(lambda transaction, n=n: touch(transaction, f"users/{n}")) for n in "bcd"]  # type: ignore[misc]
     revisions = {position.revision for _, position in await asyncio.gather(*together)}
     assert first.revision == 1
     assert feed.head.revision == max(revisions)
@@ -331,5 +331,5 @@ async def test_who_changes_nothing_learns_where_the_history_is(database: Databas
     async def look(_: Transaction) -> None:
         return None
 
-    _, changed = await database.write_at_revision(touch)
-    assert await database.write_at_revision(look) == (None, changed)
+    _, changed = await database.write_at_position(touch)
+    assert await database.write_at_position(look) == (None, changed)

@@ -120,18 +120,12 @@ async def test_others_wait_longer_than_the_clocks_can_differ(database: Database,
 async def test_once_histories_have_parted_rows_count_as_seen_from_then_on(database: Database, feed: ChangeFeed) -> None:
     """What looks like a renewal that was seen long ago may be a later one of the other history."""
     clock = SettableLeaseClock()
-
-    async def touch(transaction: Transaction) -> None:
-        transaction.touch("users/a", Effect.WITHDRAWN)
-
-    _, position = await database.write_at_position(touch)
-    await feed.look()
     await lease_of(database, feed, clock, alone=True).register()
-    others = OtherReplicas(database, feed, lease_of(database, feed, clock, alone=True), clock)
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
     await others.look()
     clock.now += LEASE + 0.1
-    await feed.reached(Position(position.revision, position.mark + 1))
-    settling = asyncio.create_task(others.settle(position))
+    others.begin_anew()
+    settling = asyncio.create_task(others.settle(Position(1, 1)))
     await asyncio.sleep(0.2)
     assert not settling.done()
     clock.now += LEASE + 0.1
@@ -218,7 +212,7 @@ async def test_after_each_renewal_it_has_caught_up(database: Database, feed: Cha
     async def touch(transaction: Transaction) -> None:
         transaction.touch("users/a", Effect.WITHDRAWN)
 
-    _, position = await database.write_at_revision(touch)
+    _, position = await database.write_at_position(touch)
     assert feed.head.revision < position.revision
     await replica._renew()
     assert feed.head == position
