@@ -30,7 +30,7 @@ async def both(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactor
     with postgres.database() as url:
         settings = {"lease": LEASE, "ping_interval": 0.1}
         async with running_installation(folders[0], url, **settings) as first:
-            share_keys(*folders)
+            share_keys(*(folder / "data" for folder in folders))
             async with running_installation(folders[1], url, **settings) as second:
                 yield first, second
 

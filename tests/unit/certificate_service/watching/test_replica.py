@@ -224,14 +224,14 @@ async def test_until_it_has_caught_up_its_lease_is_no_longer_than_before(
     """Rule 19: what is granted meanwhile may be for one who has not been told of the newest revision."""
     clock = SettableLeaseClock()
     replica = lease_of(database, feed, clock, alone=False)
-    look, looking, may_look = feed.look, asyncio.Event(), asyncio.Event()
+    read_head, looking, may_look = database.history_head, asyncio.Event(), asyncio.Event()
 
-    async def held_up() -> None:
+    async def held_up() -> Position:
         looking.set()
         await may_look.wait()
-        await look()
+        return await read_head()
 
-    monkeypatch.setattr(feed, "look", held_up)
+    monkeypatch.setattr(database, "history_head", held_up)
     for step in (replica.register, replica._renew):
         looking.clear()
         may_look.clear()
