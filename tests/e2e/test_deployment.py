@@ -52,7 +52,9 @@ def test_a_first_start_that_finds_a_port_taken_leaves_nothing(
         )
         assert tables(database_url) == []
     assert (refused.status, refused.out) == (1, "")
-    assert refused.errors.startswith(f"handclasp certificates: cannot listen on 127.0.0.1 port {port}: another process")
+    assert refused.errors.startswith(
+        f"START_NOT_POSSIBLE: handclasp certificates: cannot listen on 127.0.0.1 port {port}: another process"
+    )
     assert f"set {setting}_port" in refused.errors
     assert not (folder / "data").exists()
 

@@ -105,7 +105,7 @@ async def test_a_start_that_cannot_work_is_told_in_a_line(tmp_path: Path) -> Non
             status, line = await refused_start(tmp_path, environment(tmp_path, ca, port, port=taken_port))
             assert status == 1
             assert line.startswith(
-                f"handclasp executions: cannot listen on 127.0.0.1 port {taken_port}: another process"
+                f"START_NOT_POSSIBLE: handclasp executions: cannot listen on 127.0.0.1 port {taken_port}: another"
             )
         folder = tmp_path / "integrations"
         folder.mkdir()

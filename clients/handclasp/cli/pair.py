@@ -24,7 +24,7 @@ from handclasp.serving.files import write_atomically
 from handclasp.transport.lifecycle import PARENT_PIPE_VARIABLE, StopRequests
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.ports import check_ports
-from handclasp.transport.process import PORT_TAKEN, StartError, refuse_unwritable, settings_fault
+from handclasp.transport.process import PORT_TAKEN, StartError, fault_prefix, refuse_unwritable, settings_fault
 
 # A line of gRPC's core, which at times prints some whatever GRPC_VERBOSITY says. The services say in words of their own
 # what is wrong.
@@ -58,12 +58,14 @@ async def run_pair(
     ready_file: Path | None,
     prepared: Callable[[Prepared], None],
     ready: Callable[[RunningPair], None],
+    stopping: Callable[[], None],
 ) -> None:
     """Runs both services until SIGINT or SIGTERM.
 
     Args:
         prepared: called before they start, since the administrator's password must not be lost if they cannot.
         ready: called once both are healthy.
+        stopping: called before they are stopped, which lets calls in progress end.
         ready_file: written at the same time, and removed at the end.
 
     Raises:
@@ -79,6 +81,7 @@ async def run_pair(
             stack.callback(os.close, reading)
             services = _Services(data_dir, reading, stop, free_ports=free_ports)
             stack.push_async_callback(services.stop)
+            stack.callback(stopping)
             made = await services.prepare()
             prepared(made)
             pair = await services.start(made)
@@ -279,7 +282,7 @@ class _Voice:
     """What a service says on standard error: passed on, but for the line that says why it cannot start."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
-        self._prefix = f"handclasp {name}: "
+        self._prefix = fault_prefix(f"handclasp {name}")
         self._fault: str | None = None
         self._listening = asyncio.create_task(self._listen(process))
 

@@ -53,10 +53,15 @@ def up(
             status.stop()
             _print_how_to_go_on(pair, program)
 
+        def stopping() -> None:
+            status.update("Stopping both services ...")
+            status.start()
+
+        running = run_pair(
+            data_dir, free_ports=free_ports, ready_file=ready_file, prepared=prepared, ready=ready, stopping=stopping
+        )
         try:
-            asyncio.run(
-                run_pair(data_dir, free_ports=free_ports, ready_file=ready_file, prepared=prepared, ready=ready)
-            )
+            asyncio.run(running)
         except (StartError, HandclaspError) as error:
             raise FailedPrecondition(Reason.START_NOT_POSSIBLE, str(error)) from error
 

@@ -42,10 +42,10 @@ from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
 from handclasp.serving.interceptor import CallInterceptor
-from handclasp.transport.health_http import HttpServer, health_routes
+from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.ports import check_ports
-from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
+from handclasp.transport.process import StartError, listen, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.worker import Worker
 
@@ -140,13 +140,7 @@ async def _serve(
         for server, health in zip(servers, healths, strict=True):
             await server.start()
             await set_serving(health, SERVICE_NAMES, serving=True)
-        http = HttpServer(
-            health_routes(lambda: _missing(service)), host=settings.health_host, port=settings.health_port
-        )
-        try:
-            await stack.enter_async_context(http)
-        except OSError as error:
-            raise port_taken("health_port", settings.health_host, settings.health_port) from error
+        http = await stack.enter_async_context(health_server(lambda: _missing(service), settings))
         for name, task in (
             ("denials", service.denials.run()),
             ("server certificate", service.listeners.keep_certificate_fresh()),

@@ -12,12 +12,12 @@ from handclasp.certificate_service.data_folder import data_folder
 from handclasp.certificate_service.main import Ports, serve, start_errors, utc_now
 from handclasp.certificate_service.service import open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
-from handclasp.transport.health_http import HttpServer, health_routes
+from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests
 from handclasp.transport.ports import check_ports
-from handclasp.transport.process import port_taken, run_process, write_ready_file
+from handclasp.transport.process import run_process, write_ready_file
 from handclasp.transport.shared_ports import reserved_port
-from handclasp.transport.worker import Worker, log_file_of, read_worker
+from handclasp.transport.worker import log_file_of
 from handclasp.transport.workers import Workers
 
 _MODULE = "handclasp.certificate_service.worker"
@@ -74,11 +74,7 @@ async def _run(
         return settings.model_copy(update=own)
 
     workers = Workers(_MODULE, of_worker, count=settings.workers, stop=stop, grace=settings.grace, lock=lock)
-    http = HttpServer(health_routes(workers.missing), host=settings.health_host, port=settings.health_port)
-    try:
-        await stack.enter_async_context(http)
-    except OSError as error:
-        raise port_taken("health_port", settings.health_host, settings.health_port) from error
+    http = await stack.enter_async_context(health_server(workers.missing, settings))
     await stack.enter_async_context(workers)
     if not await workers.wait_until_ready():
         return
@@ -117,18 +113,3 @@ def run() -> None:
         lambda: CertificateServiceSettings(),  # noqa: PLW0108 - a class with other arguments
         serve_processes,
     )
-
-
-def run_worker() -> None:
-    """Runs this process as one of several, as its parent says."""
-    worker: Worker = read_worker()
-
-    def settings() -> CertificateServiceSettings:
-        if not isinstance(worker.settings, CertificateServiceSettings):
-            raise TypeError("these are another service's settings")
-        return worker.settings
-
-    async def serve_as_worker(own: CertificateServiceSettings) -> None:
-        await serve(own, worker=worker)
-
-    run_process("handclasp certificates", CertificateServiceSettings, settings, serve_as_worker)

@@ -24,9 +24,9 @@ from handclasp.serving.files import SecretFileError
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.peer import Peer
 from handclasp.serving.tls import TlsMaterialError
-from handclasp.transport.health_http import HttpServer, health_routes
+from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
-from handclasp.transport.process import StartError, listen, port_taken, write_ready_file
+from handclasp.transport.process import StartError, listen, write_ready_file
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.worker import Worker
 
@@ -67,11 +67,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
 
     async with AsyncExitStack() as stack:
         # Before anything is waited for: whoever watches this process is to see that it lives, and what it lacks.
-        try:
-            http = HttpServer(health_routes(missing), host=settings.health_host, port=settings.health_port)
-            await stack.enter_async_context(http)
-        except OSError as error:
-            raise port_taken("health_port", settings.health_host, settings.health_port) from error
+        http = await stack.enter_async_context(health_server(missing, settings))
         relying_party = await _relying_party(settings, stop, stack)
         if relying_party is None:
             return

@@ -9,11 +9,11 @@ import structlog
 
 from handclasp.integration_execution.main import serve
 from handclasp.integration_execution.settings import ExecutionSettings
-from handclasp.transport.health_http import HttpServer, health_routes
+from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests
-from handclasp.transport.process import port_taken, run_process, write_ready_file
+from handclasp.transport.process import run_process, write_ready_file
 from handclasp.transport.shared_ports import reserved_port
-from handclasp.transport.worker import Worker, log_file_of, read_worker
+from handclasp.transport.worker import log_file_of
 from handclasp.transport.workers import Workers
 
 _MODULE = "handclasp.integration_execution.worker"
@@ -53,11 +53,7 @@ async def _run(settings: ExecutionSettings, stop: StopRequests, stack: AsyncExit
         return settings.model_copy(update=own)
 
     workers = Workers(_MODULE, of_worker, count=settings.workers, stop=stop, grace=settings.grace)
-    http = HttpServer(health_routes(workers.missing), host=settings.health_host, port=settings.health_port)
-    try:
-        await stack.enter_async_context(http)
-    except OSError as error:
-        raise port_taken("health_port", settings.health_host, settings.health_port) from error
+    http = await stack.enter_async_context(health_server(workers.missing, settings))
     await stack.enter_async_context(workers)
     if not await workers.wait_until_ready():
         return
@@ -78,18 +74,3 @@ def run() -> None:
         lambda: ExecutionSettings(),  # noqa: PLW0108 - a class with other arguments
         serve_processes,
     )
-
-
-def run_worker() -> None:
-    """Runs this process as one of several, as its parent says."""
-    worker: Worker = read_worker()
-
-    def settings() -> ExecutionSettings:
-        if not isinstance(worker.settings, ExecutionSettings):
-            raise TypeError("these are another service's settings")
-        return worker.settings
-
-    async def serve_as_worker(own: ExecutionSettings) -> None:
-        await serve(own, worker=worker)
-
-    run_process("handclasp executions", ExecutionSettings, settings, serve_as_worker)

@@ -1,6 +1,8 @@
 """`python -m handclasp.integration_execution.worker`: one of several processes, started by their parent."""
 
-from handclasp.integration_execution.processes import run_worker
+from handclasp.integration_execution.main import serve
+from handclasp.integration_execution.settings import ExecutionSettings
+from handclasp.transport.worker import run_worker
 
 if __name__ == "__main__":
-    run_worker()
+    run_worker("handclasp executions", ExecutionSettings, lambda settings, worker: serve(settings, worker=worker))

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,8 +15,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
+from handclasp.transport.process import port_taken
+
 Readiness = Callable[[], Awaitable[str | None]]
 """None if ready; else what is missing, in a few words that anybody may read."""
+
+
+class HealthSettings(Protocol):
+    """What settings of every service have."""
+
+    @property
+    def health_host(self) -> str: ...
+
+    @property
+    def health_port(self) -> int: ...
 
 
 class _Server(uvicorn.Server):
@@ -35,14 +47,16 @@ class HttpServer:
         routes: what to serve.
         host: address to listen on.
         port: port to listen on; 0 for any that is free.
+        setting: the name of the setting that has the port, for the message.
     Raises:
-        OSError: on entering, if the port is taken.
+        StartError: on entering, if the port is taken, or the address is not this machine's.
     """
 
-    def __init__(self, routes: Sequence[BaseRoute], *, host: str = "127.0.0.1", port: int) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], *, host: str, port: int, setting: str) -> None:
         self._routes = routes
         self._host = host
         self._wanted_port = port
+        self._setting = setting
         self.port = port
         """The port; the chosen one once entered."""
 
@@ -52,9 +66,9 @@ class HttpServer:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((self._host, self._wanted_port))
-        except OSError:
+        except OSError as error:
             listener.close()
-            raise
+            raise port_taken(self._setting, self._host, self._wanted_port) from error
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             Starlette(routes=self._routes),
@@ -94,3 +108,9 @@ def health_routes(readiness: Readiness) -> list[Route]:
         return JSONResponse({"status": "not ready", "missing": missing}, status_code=503)
 
     return [Route("/livez", livez), Route("/readyz", readyz)]
+
+
+def health_server(readiness: Readiness, settings: HealthSettings) -> HttpServer:
+    """`health_routes` where the settings say."""
+    routes = health_routes(readiness)
+    return HttpServer(routes, host=settings.health_host, port=settings.health_port, setting="health_port")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from pydantic import ValidationError
 
+from handclasp.errors import Reason
 from handclasp.serving.files import write_atomically
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.settings import SETTINGS_FILE, SETTINGS_FILE_VARIABLE, SectionSettings
@@ -34,6 +35,7 @@ class ProcessSettings(Protocol):
 S = TypeVar("S", bound=ProcessSettings)
 
 _UNPRIVILEGED = 1024
+_USAGE = 2
 
 PORT_TAKEN = "cannot listen on"
 """What the message of `port_taken` begins with."""
@@ -120,18 +122,23 @@ def run_process(
     try:
         settings = read_settings()
     except (ValueError, OSError) as error:
-        _exit(name, f"the settings do not fit: {settings_fault(error, kind, options or {})}", 2)
+        _refuse_settings(name, settings_fault(error, kind, options or {}))
+    run_with_settings(name, settings, serve)
+
+
+def run_with_settings(name: str, settings: S, serve: Callable[[S], Coroutine[Any, Any, None]]) -> None:
+    """`run_process` from where the settings are there."""
     try:
         set_up_logging(settings.log)
     except ValueError as error:
-        _exit(name, f"the settings do not fit: log: {error}", 2)
+        _refuse_settings(name, f"log: {error}")
     except OSError as error:
-        _exit(name, str(_not_usable("log.file", settings.log.file or Path(), error)), 1)
+        _refuse_start(name, _not_usable("log.file", settings.log.file or Path(), error))
     try:
         refuse_unwritable(settings.ready_file)
         asyncio.run(serve(settings))
     except StartError as error:
-        _exit(name, str(error), 1)
+        _refuse_start(name, error)
 
 
 def settings_fault(error: Exception, kind: type[SectionSettings], options: Mapping[str, str]) -> str:
@@ -178,6 +185,16 @@ def _names(kind: type[SectionSettings], parents: list[str]) -> list[str]:
     return list(within.model_fields)
 
 
-def _exit(name: str, message: str, status: int) -> NoReturn:
-    print(f"{name}: {message}", file=sys.stderr)
-    sys.exit(status)
+def fault_prefix(name: str) -> str:
+    """What the line begins with in which a process says why it cannot start: the form of all the command's errors."""
+    return f"{Reason.START_NOT_POSSIBLE}: {name}: "
+
+
+def _refuse_settings(name: str, fault: str) -> NoReturn:
+    print(f"{fault_prefix(name)}the settings do not fit: {fault}", file=sys.stderr)
+    sys.exit(_USAGE)
+
+
+def _refuse_start(name: str, error: StartError) -> NoReturn:
+    print(f"{fault_prefix(name)}{error}", file=sys.stderr)
+    sys.exit(1)

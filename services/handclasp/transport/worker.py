@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
-from handclasp.transport.process import ProcessSettings
+from handclasp.transport.process import ProcessSettings, run_with_settings
+
+S = TypeVar("S", bound=ProcessSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,19 @@ def read_worker() -> Worker:
         raise TypeError("this is started by `handclasp serve ... --workers`")
     structlog.contextvars.bind_contextvars(worker=worker.number)
     return worker
+
+
+def run_worker(name: str, kind: type[S], serve: Callable[[S, Worker], Coroutine[Any, Any, None]]) -> None:
+    """Runs this process as one of several, as its parent says.
+
+    Args:
+        name: what the message begins with if it cannot.
+        kind: of the settings that the parent must have sent.
+    """
+    worker = read_worker()
+    if not isinstance(worker.settings, kind):
+        raise TypeError("these are another service's settings")
+    run_with_settings(name, worker.settings, lambda settings: serve(settings, worker))
 
 
 def log_file_of(number: int, file: Path | None) -> Path | None:

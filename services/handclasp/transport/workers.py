@@ -44,7 +44,7 @@ class Workers:
     this process, so it stops by itself when this one is gone.
 
     Args:
-        module: run as `python -m`; it calls `read_worker`.
+        module: run as `python -m`; it calls `run_worker`.
         settings: of a worker by its number and ready file. Its health is to be on any free port of this machine's own.
         count: how many.
         stop: while a stop is requested, nobody is started.

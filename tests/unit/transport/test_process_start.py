@@ -37,7 +37,7 @@ def test_a_ready_file_in_a_folder_that_is_not_there(tmp_path: Path, capsys: pyte
     status, said = refused(capsys, ready_file=path)
     assert status == 1
     why = "cannot be written: No such file or directory; make its folder, or choose another one"
-    assert said == f"service: ready_file: {path} {why}\n"
+    assert said == f"START_NOT_POSSIBLE: service: ready_file: {path} {why}\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -51,7 +51,9 @@ def test_a_log_file_that_cannot_be_opened(tmp_path: Path, capsys: pytest.Capture
     path = tmp_path / "log" / "service.log"
     status, said = refused(capsys, log={"file": path})
     assert status == 1
-    assert said.startswith(f"service: log.file: {path} cannot be written: No such file or directory; make its folder")
+    assert said.startswith(
+        f"START_NOT_POSSIBLE: service: log.file: {path} cannot be written: No such file or directory; make its folder"
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_settings_that_would_be_found_wrong_only_after_the_first_start(
 ) -> None:
     status, line = refused(capsys, **given)
     assert status == 2
-    assert line.startswith(f"service: the settings do not fit: {said}")
+    assert line.startswith(f"START_NOT_POSSIBLE: service: the settings do not fit: {said}")
 
 
 def test_both_ports_may_be_any_free_one() -> None:
