@@ -101,6 +101,16 @@ def test_starts_keeps_everything_and_stops(folder: Path, secrets: Secrets) -> No
     assert (tree(home), tree(temporary)) == (set(), set())
 
 
+def test_without_the_execution_server_s_user_the_way_out_is_told(folder: Path) -> None:
+    with running_up(folder) as pair:
+        pair.json("user", "disable", "execution-server")
+        assert pair.process.stop(signal.SIGTERM) == 0
+    refused = run_command("up", "--data-dir", "data", "--free-ports", folder=folder)
+    assert refused.reason(1) == "START_NOT_POSSIBLE"
+    assert f"`handclasp serve certificates --data-dir {folder / 'data'}`" in refused.errors
+    assert "`handclasp user enable execution-server`" in refused.errors
+
+
 def test_a_ready_file_that_cannot_be_written_is_told_before_anything_is_made(folder: Path) -> None:
     refused = run_command("up", "--free-ports", "--ready-file", folder / "no" / "ready.json", folder=folder)
     assert refused.reason(1) == "START_NOT_POSSIBLE"

@@ -57,7 +57,6 @@ LEAF = CA.issue()
 CSR = signing_request()
 
 MAXIMUM_DEPTH = 3
-HUGE = 2**31 - 1
 
 texts = st.one_of(
     st.sampled_from(

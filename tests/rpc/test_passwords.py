@@ -44,9 +44,8 @@ from tests.support.installation import Installation
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Of `ThrottleLimits`, as they are by default.
+# Of `ThrottleLimits`, as it is by default.
 FREE_ATTEMPTS = 5
-FORGOTTEN_AFTER = timedelta(minutes=16)
 
 
 async def log_in(installation: Installation, user_id: str, password: str) -> str:

@@ -403,7 +403,7 @@ async def test_an_answer_from_an_earlier_stream_is_thrown_away(shop: Shop) -> No
     assert shop.asked == 2
 
 
-async def test_pings_and_the_start_acknowledge_too(shop: Shop) -> None:
+async def test_pings_acknowledge_too(shop: Shop) -> None:
     revision = await shop.watches.change((USER, GIVEN))
     await until(lambda: shop.watches.stream.pings[-1].acknowledged_revision == revision)
 

@@ -149,6 +149,7 @@ async def test_only_the_one_that_is_presented(installation: Installation) -> Non
             answers.append((error.message, error.metadata))
         assert answers[0] == answers[1], "nothing tells one that is there from one that is not"
         assert identity.name in error.message
+        assert error.metadata["certificate"] == identity.name
         # Whoever does not know its name.
         successor = await client.certificates.RenewCertificate(request("certificates/-"))
         assert successor.renewed_from == identity.name

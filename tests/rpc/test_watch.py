@@ -13,11 +13,13 @@ import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
+from structlog.testing import capture_logs
 
 from handclasp.accounts.v1 import access_profile_pb2, user_pb2
 from handclasp.accounts.v1 import account_service_pb2 as accounts
 from handclasp.authorization.v1 import authorization_service_pb2 as watch_pb
 from handclasp.authorization.v1 import permission_pb2
+from handclasp.certificate_service.use_cases.watch_authorization import Watch
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.certificates.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from handclasp.errors import NotFound
@@ -431,3 +433,20 @@ async def test_a_second_start_ends_the_watch(installation: Installation) -> None
     async with watching_from_now(installation) as watcher:
         await watcher.call.write(Request(start=Request.Start(process_id=new_process_id())))
         assert await watcher.end() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_bug_in_reading_a_watch_ends_it_and_can_be_found_in_the_log(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("not for the wire")
+
+    async with watching_from_now(installation) as watcher:
+        monkeypatch.setattr(Watch, "ping", broken)
+        with capture_logs() as logs:
+            await watcher.ping()
+            assert await watcher.end() is grpc.StatusCode.INTERNAL
+        details = await watcher.call.details()
+    [entry] = [entry for entry in logs if entry["event"] == "unforeseen_error"]
+    assert entry["incident"] in details
+    assert "not for the wire" not in details

@@ -26,7 +26,7 @@ from handclasp.client.names import ENROLLMENT_TOKENS, USERS, resource_id, resour
 from handclasp.client.paging import items
 from handclasp.errors import FailedPrecondition, Reason, invalid_field
 
-app = group("Tokens for other machines; and offline work on a data folder, for whoever has it.")
+app = group("Tokens for other machines; let a locked-out administrator in again.")
 
 
 @command(app, "token")

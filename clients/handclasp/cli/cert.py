@@ -28,7 +28,7 @@ app = group("Certificates: issue, renew, upload, list, hold, revoke.")
 
 
 class State(StrEnum):
-    """What a certificate is good for now."""
+    """What is on record of a certificate."""
 
     ACTIVE = "active"
     REVOKED = "revoked"

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 
 from handclasp.client import files
-from handclasp.client.bootstrap import fetch_authorities
+from handclasp.client.bootstrap import fetch_authority
 from handclasp.client.csr import request_for
 from handclasp.client.enrolling import enroll_replica
 from handclasp.client.retries import may_have_been_done
@@ -58,7 +58,7 @@ async def enroll_as_replica(token: str, ca_fingerprint: str, address: str, data_
         settings = CertificateServiceSettings(data_dir=data_dir)
     except (ValueError, OSError) as error:
         raise invalid_field("settings", settings_fault(error, CertificateServiceSettings, {})) from error
-    root_pem = await fetch_authorities(address, ca_fingerprint)
+    root_pem = await fetch_authority(address, ca_fingerprint)
     root = x509.load_pem_x509_certificate(root_pem)
     try:
         with files.folder_for_new_files(data_dir):

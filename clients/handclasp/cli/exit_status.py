@@ -6,7 +6,6 @@ from handclasp.cli.text import one_line
 from handclasp.errors import HandclaspError, InvalidArgument, NotFound, PermissionDenied, Reason, Unauthenticated
 
 USAGE = 2
-INTERRUPTED = 130
 
 _STATUSES: dict[type[HandclaspError], int] = {
     PermissionDenied: 3,

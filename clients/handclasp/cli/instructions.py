@@ -12,7 +12,7 @@ from handclasp.certificates.v1.certificate_service_pb2 import TrustBundle
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.cli.enrolling import mutual_address
 from handclasp.cli.output import moment, print_line
-from handclasp.client.addresses import is_loopback
+from handclasp.client.addresses import is_loopback, split_addresses
 from handclasp.client.context import Context
 from handclasp.client.names import resource_id
 
@@ -46,8 +46,9 @@ class Instructions:
 
     @property
     def url(self) -> str:
-        """Where the other machine is to go, as far as that is known here."""
-        return self.context.certificates_tls or _NOT_KNOWN
+        """Where the other machine is to go, as far as that is known here: to one of several services."""
+        known = self.context.certificates_tls
+        return _NOT_KNOWN if known is None else split_addresses(known)[0]
 
     @property
     def command(self) -> str:
@@ -81,6 +82,8 @@ class Instructions:
         print_line(f"It is shown once and stored nowhere. It {what}, until {moment(made.expire_time)}.")
         print_line("On the other machine:")
         print_line(f"  {self.command}")
+        if self.for_replica:
+            print_line("The address must lead to the service where the installation was made: it has the root's key.")
         if self.context.certificates_tls is None:
             print_line(
                 f"{_NOT_KNOWN} is the certificate service's one-way TLS listener, which your context does not say."

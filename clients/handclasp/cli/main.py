@@ -26,11 +26,12 @@ class Handclasp(LazyGroup):
         "context": LazyCommand("handclasp.cli.context", "The context file: where the services are, and who you are."),
         "user": LazyCommand("handclasp.cli.user", "Users: create, list, change, disable."),
         "profile": LazyCommand("handclasp.cli.profile", "Access profiles: what users may do."),
-        "cert": LazyCommand("handclasp.cli.cert", "Certificates: issue, upload, list, revoke."),
+        "cert": LazyCommand("handclasp.cli.cert", "Certificates: issue, renew, upload, list, hold, revoke."),
         "enroll": LazyCommand("handclasp.cli.enroll", "The first certificate of this machine, with a token."),
         "csr": LazyCommand("handclasp.cli.csr", "Certificate signing requests, made with a key of one's own."),
         "trust": LazyCommand(
-            "handclasp.cli.trust", "Outside CAs whose certificates may be uploaded; CA by fingerprint."
+            "handclasp.cli.trust",
+            "Outside CAs whose certificates may be uploaded; and this service's own CA, by its fingerprint.",
         ),
         "run": LazyCommand("handclasp.cli.run", "Run an integration."),
         "integration": LazyCommand("handclasp.cli.integration", "Integrations that you may run."),

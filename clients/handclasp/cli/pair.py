@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -111,6 +112,13 @@ class _Services:
         Raises:
             StartError
         """
+        identity = prepared.execution_identity
+        if identity is None:
+            raise StartError(
+                "the user execution-server is disabled, and everything would be refused to the execution server; run"
+                f" `handclasp serve certificates --data-dir {shlex.quote(str(self._data_dir))}`, and then"
+                " `handclasp user enable execution-server`"
+            )
         ports = await self._start_certificates()
         if ports is None:
             return None
@@ -118,7 +126,7 @@ class _Services:
             "certificates_tls": f"{_HOST}:{ports['tls_port']}",
             "certificates_mtls": f"{_HOST}:{ports['mtls_port']}",
         }
-        ports = await self._start_executions(prepared, addresses["certificates_mtls"])
+        ports = await self._start_executions(prepared.ca_file, identity, addresses["certificates_mtls"])
         if ports is None:
             return None
         addresses["executions"] = f"{_HOST}:{ports['port']}"
@@ -193,13 +201,10 @@ class _Services:
         settings = {"data_dir": self._data_dir, **self._only("tls_port", "mtls_port", "health_port")}
         return await self._spawn("certificates", "handclasp.certificate_service", settings)
 
-    async def _start_executions(self, prepared: Prepared, certificate_service: str) -> dict[str, Any] | None:
-        identity = prepared.execution_identity
-        if identity is None:
-            raise StartError("the execution server has no identity; enable the user execution-server")
+    async def _start_executions(self, ca_file: Path, identity: Path, certificate_service: str) -> dict[str, Any] | None:
         settings = {
             "certificate_service": certificate_service,
-            "ca_file": prepared.ca_file,
+            "ca_file": ca_file,
             "identity_cert": identity / CERTIFICATE,
             "identity_key": identity / KEY,
             **self._only("port", "health_port"),

@@ -14,7 +14,7 @@ from handclasp.cli.output import moment, print_details, print_json, print_line, 
 from handclasp.cli.session import Session
 from handclasp.cli.taking_away import in_force_json, print_in_force, take_away
 from handclasp.client import files
-from handclasp.client.bootstrap import fetch_authorities, normalize_fingerprint
+from handclasp.client.bootstrap import fetch_authority, normalize_fingerprint
 from handclasp.client.names import TRUST_ANCHORS, resource_id, resource_name
 from handclasp.client.paging import items
 from handclasp.client.pem import pem_text
@@ -98,7 +98,7 @@ async def fetch(
 ) -> None:
     """Fetch the service's CA certificate, and believe it by its fingerprint only."""
     files.refuse_existing((out,))
-    pem = await fetch_authorities(address, ca_fingerprint)
+    pem = await fetch_authority(address, ca_fingerprint)
     files.write_new(out, pem, files.PUBLIC_MODE)
     if session.as_json:
         print_json({"ca_file": str(out), "fingerprint": normalize_fingerprint(ca_fingerprint)})

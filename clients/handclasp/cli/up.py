@@ -29,7 +29,7 @@ app = single("Both services on this machine.")
 @app.command("up")
 def up(
     data_dir: Annotated[
-        Path, typer.Option(metavar="DIR", help="Keys, database, logs and context file; nothing is written elsewhere.")
+        Path, typer.Option(metavar="DIR", help="Keys, logs, context file, and the database unless database_url is set.")
     ] = Path("handclasp-data"),
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Listen on any free ports.")] = False,
     ready_file: Annotated[

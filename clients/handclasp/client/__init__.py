@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from handclasp.client.bootstrap import fetch_authorities
+    from handclasp.client.bootstrap import fetch_authority
     from handclasp.client.channels import open_channel
     from handclasp.client.client import HandclaspClient
     from handclasp.client.context import Context
@@ -24,7 +24,7 @@ __all__ = [
     "Context",
     "HandclaspClient",
     "TlsMaterial",
-    "fetch_authorities",
+    "fetch_authority",
     "issue_with_local_key",
     "items",
     "open_channel",
@@ -36,7 +36,7 @@ _HOMES = {
     "Context": "context",
     "HandclaspClient": "client",
     "TlsMaterial": "credentials",
-    "fetch_authorities": "bootstrap",
+    "fetch_authority": "bootstrap",
     "issue_with_local_key": "issuing",
     "items": "paging",
     "open_channel": "channels",

@@ -45,7 +45,7 @@ class Verified:
     bundle: TrustBundle
 
 
-async def fetch_authorities(address: str, ca_fingerprint: str) -> bytes:
+async def fetch_authority(address: str, ca_fingerprint: str) -> bytes:
     """The CA certificate with that fingerprint, as PEM. Arguments and errors as of `verify_service`."""
     return (await verify_service(address, ca_fingerprint)).authority
 

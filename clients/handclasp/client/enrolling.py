@@ -15,7 +15,7 @@ async def enroll(address: str, authority_pem: bytes, token: str, csr_pem: bytes)
 
     Args:
         address: `host:port` of the certificate service's one-way TLS listener.
-        authority_pem: the CA that the server must be under, such as `fetch_authorities` returns. Whoever sits in
+        authority_pem: the CA that the server must be under, such as `fetch_authority` returns. Whoever sits in
             between would use the token for themselves.
         csr_pem: for the key that stays here.
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from handclasp.errors import AlreadyExists, InvalidArgument, Reason
+from handclasp.serving.files import sync_folder
 
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
@@ -128,6 +129,7 @@ class NewFile:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            sync_folder(self.path.parent)
         except OSError as error:
             raise unusable(self.path, "the new file", error) from error
         self._filled = True
@@ -206,6 +208,7 @@ def replace(path: Path, content: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         raise unusable(path, "the file", error) from error

@@ -60,7 +60,10 @@ class AuthorizationInterceptor(CallInterceptor):
     async def _admit_by_table(self, method: str, peer: Peer) -> Allowed | None:
         requirement = self._requirements.get(method)
         if requirement is None:
-            raise PermissionDenied(Reason.ACCESS_DENIED, f"nobody may call {method} here")
+            raise PermissionDenied(
+                Reason.ACCESS_DENIED,
+                f"nobody may call {method} here: it is not among the methods that this server has requirements for",
+            )
         if isinstance(requirement.resource, str):
             return await self._authorizer.require(peer, requirement.permission, requirement.resource)
         if peer.certificate_der is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import structlog
@@ -76,7 +77,8 @@ def _refusal(decision: decision_pb2.Decision) -> HandclaspError:
     if reason == decision_pb2.DECISION_REASON_CREDENTIALS_THROTTLED:
         # Both times are the service's, so the two clocks need not agree.
         delay = decision.retry_time.ToDatetime() - decision.decide_time.ToDatetime()
-        message = f"too many wrong passwords; wait {delay.total_seconds():.0f} s, or send no password; {explained}"
+        seconds = max(1, math.ceil(delay.total_seconds()))
+        message = f"too many wrong passwords; wait {seconds} s, or send no password; {explained}"
         return ResourceExhausted(Reason.CREDENTIALS_THROTTLED, message, metadata=metadata, retry_after=delay)
     # Also for reasons that a newer service may have: a no is a no.
     return PermissionDenied(Reason.ACCESS_DENIED, f"not allowed; {explained}", metadata=metadata)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -19,9 +18,10 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc.aio import AbortError
 
-from handclasp.errors import HandclaspError, Internal, InvalidArgument, Reason, Unavailable, Unimplemented
+from handclasp.errors import HandclaspError, InvalidArgument, Reason, Unavailable, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.call import Call, Context
+from handclasp.serving.incidents import unforeseen
 from handclasp.serving.peer import Peer, read_peer
 from handclasp.serving.trailers import fitting_details, fitting_message
 
@@ -154,12 +154,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if _cancelled_from_outside():
                 raise
             # A handler that ends like this by itself would leave the client waiting until its deadline.
-            refusal: HandclaspError = self._unforeseen(method, error)
+            refusal: HandclaspError = unforeseen(method, error)
         except HandclaspError as error:
             refusal = error
         except Exception as error:  # noqa: BLE001 the last line before the wire: nothing may pass it with its text
             foreseen = self._translate(error) if self._translate else None
-            refusal, cause = (foreseen, error) if foreseen else (self._unforeseen(method, error), None)
+            refusal, cause = (foreseen, error) if foreseen else (unforeseen(method, error), None)
         finally:
             if call is not None:
                 call.finish()
@@ -210,16 +210,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return parse(request)
 
         return bounded
-
-    def _unforeseen(self, method: str, error: BaseException) -> Internal:
-        """The caller gets an id to quote, the log gets the exception."""
-        incident = secrets.token_hex(4)
-        _LOG.error("unforeseen_error", method=method, incident=incident, exc_info=error)
-        return Internal(
-            Reason.INTERNAL,
-            f"an error on the server; its log has the details under {incident}",
-            metadata={"incident": incident},
-        )
 
 
 def _cancelled_from_outside() -> bool:

@@ -1,4 +1,4 @@
-"""TLS server credentials, fixed or swapped while the server runs.
+"""TLS server credentials that can be swapped while the server runs.
 
 gRPC checks next to nothing of what it is given: a bundle is read up to its first bad certificate and silently no
 further, a leaf in it acts as a CA, and a dynamic configuration that is wrong leaves the old one in force. So all of it
@@ -95,17 +95,6 @@ def compose_roots(pems: Iterable[str | bytes]) -> bytes:
     if not written:
         raise TlsMaterialError("the trust bundle is empty, and would refuse everybody")
     return b"".join(written)
-
-
-def static_credentials(key_pem: bytes, chain_pem: bytes, roots_pem: bytes | None) -> grpc.ServerCredentials:
-    """Credentials that stay as they are. With `roots_pem` clients must present a certificate; without, TLS is one-way.
-
-    Raises:
-        TlsMaterialError: they cannot work.
-    """
-    identity = TlsIdentity(key_pem, chain_pem)
-    roots = None if roots_pem is None else compose_roots([roots_pem])
-    return grpc.ssl_server_credentials([_checked_pair(identity)], roots, require_client_auth=roots is not None)
 
 
 class ReloadingCredentials:

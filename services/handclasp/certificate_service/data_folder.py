@@ -10,6 +10,8 @@ from pathlib import Path
 from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone, is_held_with
 from handclasp.serving.files import write_atomically
 
+KEYS = "keys"
+DATABASE = "handclasp.db"
 IGNORED = ".gitignore"
 """A file in the folder that keeps version control from taking in what else is there."""
 

@@ -14,8 +14,9 @@ import structlog
 from sqlalchemy import make_url
 
 from handclasp.certificate_service.certificate_authority import Installation
-from handclasp.certificate_service.data_folder import data_folder
+from handclasp.certificate_service.data_folder import DATABASE, KEYS, data_folder
 from handclasp.certificate_service.domain.access_profiles import ADMINISTRATOR, RELYING_PARTY
+from handclasp.certificate_service.domain.users import UserState
 from handclasp.certificate_service.identities import CERTIFICATE, KEY, ensure_identity
 from handclasp.certificate_service.service import Service, open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
@@ -63,7 +64,8 @@ class Prepared:
     Attributes:
         administrator: exactly if one was made, or recovered, just now.
         ca_fingerprint: SHA-256 of the root's DER, in hexadecimal.
-        administrator_identity, execution_identity: folders with `cert.pem` and `key.pem`.
+        administrator_identity, execution_identity: folders with `cert.pem` and `key.pem`; None if the user is
+            disabled, or gone, or was not asked for.
     """
 
     administrator: Administrator | None
@@ -130,16 +132,16 @@ async def recover_administrator(service: Service, user_id: str) -> Administrator
     return recovered
 
 
-async def ensure_execution_identity(service: Service) -> Path:
+async def ensure_execution_identity(service: Service) -> Path | None:
     """The folder with the execution server's certificate: a client's here, and a server's on its own port.
 
-    Makes its user, too, if need be.
-
-    Raises:
-        FailedPrecondition: the user is disabled.
+    Makes its user, too, if need be. None if that one is disabled, so that nothing would be allowed to the server.
     """
     caller = the_service_itself()
-    if await service.database.read(lambda snapshot: find_user(snapshot, EXECUTION_SERVER)) is None:
+    known = await service.database.read(lambda snapshot: find_user(snapshot, EXECUTION_SERVER))
+    if known is not None and known.state is UserState.DISABLED:
+        return None
+    if known is None:
         await service.users.create(
             caller,
             EXECUTION_SERVER,
@@ -252,10 +254,10 @@ def known_addresses(data_dir: Path) -> dict[str, str]:
 
 def _require_data_folder(data_dir: Path) -> None:
     # Of a folder that this process cannot look into, `data_folder` says so.
-    if not os.access(data_dir, os.X_OK) or any((data_dir / name).exists() for name in ("keys", "handclasp.db")):
+    if not os.access(data_dir, os.X_OK) or any((data_dir / name).exists() for name in (KEYS, DATABASE)):
         return
     raise RecoveryError(
-        f"{data_dir} is no data folder of a certificate service: there is neither keys/ nor handclasp.db in it; name"
+        f"{data_dir} is no data folder of a certificate service: there is neither {KEYS}/ nor {DATABASE} in it; name"
         " the folder that the service has as data_dir"
     )
 

@@ -13,14 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from handclasp.certificate_service.certificate_authority import COMPLETE, key_file_of
-from handclasp.certificate_service.data_folder import IGNORED, DataFolderError, make_data_folder
+from handclasp.certificate_service.data_folder import DATABASE, IGNORED, KEYS, DataFolderError, make_data_folder
 from handclasp.certificate_service.first_start import CA_FILE, CONTEXT_FILE
 from handclasp.certificate_service.storage.installation import ISSUING, ROOT
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import generate_key, key_to_pem
 from handclasp.serving.files import SecretFileError, read_secret, write_atomically, write_secret
-
-_KEYS = "keys"
 
 
 def prepare_replica_folder(
@@ -40,9 +38,9 @@ def prepare_replica_folder(
         DataFolderError: it is an installation's data folder, or cannot be used.
     """
     make_data_folder(data_dir)
-    keys = data_dir / _KEYS
+    keys = data_dir / KEYS
     found = sorted(keys.glob(f"{ISSUING}-*.pem"))
-    in_use = (data_dir / CA_FILE, data_dir / CONTEXT_FILE, data_dir / "handclasp.db", *keys.glob(f"{ROOT}-*.pem"))
+    in_use = (data_dir / CA_FILE, data_dir / CONTEXT_FILE, data_dir / DATABASE, *keys.glob(f"{ROOT}-*.pem"))
     if len(found) > 1 or any(path.exists() for path in in_use):
         raise DataFolderError(
             f"{data_dir} is the data folder of an installation already; choose another --out for this replica"
@@ -58,7 +56,7 @@ def prepare_replica_folder(
 
 def look_into_replica_folder(data_dir: Path) -> frozenset[Path]:
     """What is there of all that `prepare_replica_folder` makes in a folder."""
-    keys = data_dir / _KEYS
+    keys = data_dir / KEYS
     made = (*keys.glob(f"{ISSUING}-*.pem"), keys / COMPLETE, keys, data_dir / IGNORED)
     return frozenset(path for path in made if path.exists())
 
@@ -87,12 +85,17 @@ def finish_replica_folder(
     try:
         authority.verify_directly_issued_by(root)
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise DataFolderError(
-            "the CA certificate that came back is not signed by the root; nothing was kept"
-        ) from error
+        raise _not_ours("is not signed by the root", data_dir) from error
     if authority.public_key() != key.public_key():
-        raise DataFolderError("the CA certificate that came back is for another key; nothing was kept")
+        raise _not_ours("is for another key", data_dir)
     write_atomically(data_dir / CA_FILE, root.public_bytes(Encoding.PEM), 0o644)
+
+
+def _not_ours(fault: str, data_dir: Path) -> DataFolderError:
+    return DataFolderError(
+        f"the CA certificate that came back {fault}; the key in {data_dir / KEYS} stays, since it may be a CA's by"
+        " now: tell whoever runs the service, and choose another --out"
+    )
 
 
 def _read(path: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:

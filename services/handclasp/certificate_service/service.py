@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from handclasp.certificate_service.certificate_authority import Installation, open_installation
-from handclasp.certificate_service.data_folder import sqlite_file
+from handclasp.certificate_service.data_folder import KEYS, sqlite_file
 from handclasp.certificate_service.listeners import ListenerCredentials
 from handclasp.certificate_service.passwords.checking import PasswordChecker
 from handclasp.certificate_service.passwords.hashing import Argon2
@@ -96,7 +96,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
 
         installation = await open_installation(
             database,
-            settings.data_dir / "keys",
+            settings.data_dir / KEYS,
             trust_domain=settings.trust_domain,
             passphrase=settings.passphrase(),
             now=clock(),

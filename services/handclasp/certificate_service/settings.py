@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from handclasp.certificate_service.data_folder import DATABASE
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
 from handclasp.certificate_service.x509.issuing import parse_server_name
@@ -64,7 +65,9 @@ class CertificateServiceSettings(SectionSettings):
         description="DNS names and IP addresses in the server certificate.",
     )
     server_certificate_lifetime: timedelta = Field(
-        timedelta(days=30), gt=timedelta(minutes=5), description="It is renewed at two thirds of it."
+        timedelta(days=30),
+        gt=timedelta(minutes=5),
+        description="How long the service's own server certificate is valid; it is renewed at two thirds of that.",
     )
 
     maximum_lifetime: timedelta = Field(
@@ -113,13 +116,15 @@ class CertificateServiceSettings(SectionSettings):
     request_retention: timedelta = Field(timedelta(days=7), description="How long a request_id is remembered.")
 
     maximum_request_length: Annotated[int, Field(ge=128 * 1024)] = Field(
-        256 * 1024, description="Bytes of a request that are parsed at all; more are refused."
+        256 * 1024,
+        description="Bytes of a request that are parsed at all; more are refused (REQUEST_TOO_LARGE)."
+        " `limits.max_request_length` is gRPC's own limit, for one message.",
     )
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up, each listener.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="How many processes serve the ports together; more than one needs PostgreSQL."
     )
-    grace: Seconds = Field(10.0, description="For running calls, when the service is told to stop.")
+    grace: Seconds = Field(10.0, description="How long running calls have, when the service is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the service is ready: JSON with its ports.")
     log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
 
@@ -179,7 +184,7 @@ class CertificateServiceSettings(SectionSettings):
     @property
     def embedded_database(self) -> Path | None:
         """The file of the embedded database; None if `database_url` names another one."""
-        return self.data_dir / "handclasp.db" if self.database_url is None else None
+        return self.data_dir / DATABASE if self.database_url is None else None
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -200,7 +205,7 @@ class CertificateServiceSettings(SectionSettings):
         """The database's URL; may hold a password."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite+aiosqlite:///{(self.data_dir / 'handclasp.db').absolute()}"
+        return f"sqlite+aiosqlite:///{(self.data_dir / DATABASE).absolute()}"
 
     def passphrase(self) -> bytes | None:
         """The passphrase of the CA keys."""

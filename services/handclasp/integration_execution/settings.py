@@ -65,7 +65,7 @@ class ExecutionSettings(SectionSettings):
 
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes serve the port together.")
-    grace: Seconds = Field(10.0, description="For running calls, when the server is told to stop.")
+    grace: Seconds = Field(10.0, description="How long running calls have, when the server is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the server is ready: JSON with its ports.")
     log: LogSettings = Field(default_factory=LogSettings, description="Where the log goes, and its form.")
 

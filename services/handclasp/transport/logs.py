@@ -47,7 +47,7 @@ class LogSettings:
         format: a line of `key=value` pairs, or a JSON object, for each event.
         level: the lowest level that is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR`.
         file: a file (mode 0600) that is rotated; standard error if unset.
-        max_bytes: of the file, before it is rotated.
+        max_bytes: how large the file may get before it is rotated.
         backups: how many rotated files are kept.
     """
 

@@ -135,6 +135,7 @@ class Workers:
             delay = min(2 * delay, LAST_DELAY)
 
     def _is_over(self) -> bool:
+        """A call, since type checkers take an attribute for the same before and after an await."""
         return self._stop.requested
 
     async def _run_once(self, number: int) -> int:

@@ -51,6 +51,17 @@ def test_a_mutual_listener_elsewhere_is_part_of_the_command(
     assert words[words.index("--certificates-mtls") + 1] == both(small)
 
 
+def test_one_of_several_services_is_where_the_other_machine_goes(
+    handclasp: Handclasp, small: Small, context_file: Path
+) -> None:
+    text = context_file.read_text()
+    several = f"{small.tls},localhost:1"
+    context_file.write_text(text.replace(f'certificates_tls = "{small.tls}"', f'certificates_tls = "{several}"'))
+    made = handclasp("admin", "token", "--user", "alice", "-o", "json").json
+    words = shlex.split(made["command"])
+    assert words[words.index("--url") + 1] == made["url"] == small.tls, "`enroll` takes one"
+
+
 def both(small: Small) -> str:
     """Two addresses, one of which is of the service."""
     return f"{small.mtls},localhost:{small.mtls_port}"

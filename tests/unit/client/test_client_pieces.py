@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from handclasp.certificates.v1.certificate_service_pb2 import IssueCertificateRequest, ListCertificatesRequest
-from handclasp.client import HandclaspClient, TlsMaterial, fetch_authorities, files, issue_with_local_key, items
+from handclasp.client import HandclaspClient, TlsMaterial, fetch_authority, files, issue_with_local_key, items
 from handclasp.client.csr import Curve, make_key_and_request
 from handclasp.client.retries import repeat_if_lost
 from handclasp.errors import (
@@ -186,9 +186,9 @@ def test_passwords_that_are_none(content: bytes) -> None:
 async def test_trust_by_fingerprint(small: Small) -> None:
     upper_with_colons = ":".join(small.fingerprint[i : i + 2] for i in range(0, 64, 2)).upper()
     for given in (small.fingerprint, upper_with_colons, f"sha256 Fingerprint={upper_with_colons}\n"):
-        assert (await fetch_authorities(small.tls, given)).decode() == small.root.pem
+        assert (await fetch_authority(small.tls, given)).decode() == small.root.pem
     issuing = small.issuing.certificate.fingerprint(hashes.SHA256()).hex()
-    assert (await fetch_authorities(small.tls, issuing)).decode() == small.issuing.pem
+    assert (await fetch_authority(small.tls, issuing)).decode() == small.issuing.pem
 
 
 async def test_trust_by_fingerprint_where_each_connection_is_another_process_s(small: Small) -> None:
@@ -196,7 +196,7 @@ async def test_trust_by_fingerprint_where_each_connection_is_another_process_s(s
     others = [Small(root=small.root) for _ in range(2)]
     async with serving(others[0]), serving(others[1]), in_turn([small, *others]) as (address, taken):
         for _ in range(3):
-            assert (await fetch_authorities(address, small.fingerprint)).decode() == small.root.pem
+            assert (await fetch_authority(address, small.fingerprint)).decode() == small.root.pem
     assert len(set(taken)) == 3
 
 
@@ -204,7 +204,7 @@ async def test_a_server_with_another_name_is_not_asked_without_end(small: Small)
     small.server = small.issuing.issue("server", purposes=(SERVER_AUTH,), alternative=[x509.DNSName("other.example")])
     async with serving(small), in_turn([small]) as (address, taken):
         with pytest.raises(Unauthenticated) as caught:
-            await fetch_authorities(address, small.fingerprint)
+            await fetch_authority(address, small.fingerprint)
     assert caught.value.reason == Reason.SERVER_CERTIFICATE_REFUSED
     assert "does not name 127.0.0.1" in caught.value.message
     assert len(taken) < 20
@@ -212,14 +212,14 @@ async def test_a_server_with_another_name_is_not_asked_without_end(small: Small)
 
 async def test_another_fingerprint_is_refused_and_none_is_offered_instead(small: Small) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        await fetch_authorities(small.tls, "0" * 64)
+        await fetch_authority(small.tls, "0" * 64)
     assert caught.value.reason == Reason.CA_FINGERPRINT_MISMATCH
     assert small.fingerprint not in caught.value.message
 
 
 async def test_trust_by_fingerprint_at_another_port(small: Small) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        await fetch_authorities(small.mtls, small.fingerprint)
+        await fetch_authority(small.mtls, small.fingerprint)
     assert "needs the one-way TLS port" in caught.value.message
 
 
@@ -234,7 +234,7 @@ def test_empty_material_never_reaches_grpc(certificate: bytes, key: bytes) -> No
 @pytest.mark.parametrize("fingerprint", ["", "ab", "g" * 64, "a" * 63, "a" * 65])
 async def test_fingerprints_that_are_none(small: Small, fingerprint: str) -> None:
     with pytest.raises(InvalidArgument):
-        await fetch_authorities(small.tls, fingerprint)
+        await fetch_authority(small.tls, fingerprint)
     assert not small.seen
 
 
@@ -246,7 +246,7 @@ async def test_a_server_that_shows_the_ca_but_is_not_under_it(small: Small) -> N
     between.server = stranger.server
     async with serving(between):
         with pytest.raises(Unauthenticated) as caught:
-            await fetch_authorities(between.tls, genuine)
+            await fetch_authority(between.tls, genuine)
     assert caught.value.reason == Reason.SERVER_CERTIFICATE_REFUSED
 
 
@@ -254,13 +254,13 @@ async def test_a_leaf_is_no_authority_even_with_the_right_fingerprint(small: Sma
     leaf = small.issuing.issue("alice", not_after=small.root.now + timedelta(days=1))
     small.more_authorities.append(leaf.pem)
     with pytest.raises(Unauthenticated) as caught:
-        await fetch_authorities(small.tls, leaf.certificate.fingerprint(hashes.SHA256()).hex())
+        await fetch_authority(small.tls, leaf.certificate.fingerprint(hashes.SHA256()).hex())
     assert caught.value.reason == Reason.CA_FINGERPRINT_MISMATCH
 
 
 async def test_fetching_from_nowhere() -> None:
     with pytest.raises(Unavailable) as caught:
-        await fetch_authorities("127.0.0.1:1", "0" * 64)
+        await fetch_authority("127.0.0.1:1", "0" * 64)
     assert caught.value.reason == Reason.SERVER_UNREACHABLE
     with pytest.raises(Unavailable, match="cannot be resolved; check its spelling"):
-        await fetch_authorities("nowhere.invalid:8442", "0" * 64)
+        await fetch_authority("nowhere.invalid:8442", "0" * 64)

@@ -11,7 +11,6 @@ from handclasp.serving.tls import (
     TlsIdentity,
     TlsMaterialError,
     compose_roots,
-    static_credentials,
 )
 from tests.support.outside_ca import Issued, OutsideCA, glued_pem, key_usage, rsa_key
 
@@ -108,8 +107,6 @@ def test_credentials_are_checked_when_they_are_made_and_when_they_are_replaced()
     ca = OutsideCA()
     identity, roots = identity_of(ca.issue()), ca.pem.encode()
     bad_roots = ca.issue().pem.encode()
-    with pytest.raises(TlsMaterialError):
-        static_credentials(identity.key_pem, identity.chain_pem, bad_roots)
     with pytest.raises(TlsMaterialError):
         ReloadingCredentials(identity, bad_roots)
     credentials = ReloadingCredentials(identity, roots)

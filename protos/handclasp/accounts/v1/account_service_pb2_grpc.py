@@ -122,7 +122,8 @@ class AccountServiceServicer:
         """Creates a user. Without access profiles the user gets none, and may do nothing.
 
         Who may call: holders of USER_MANAGEMENT on `users/{user}`.
-        Errors: INVALID_ARGUMENT; ALREADY_EXISTS (USER_EXISTS; also if the id was ever used); PERMISSION_DENIED.
+        Errors: INVALID_ARGUMENT; ALREADY_EXISTS (USER_EXISTS; also if the id was ever used); NOT_FOUND
+        (ACCESS_PROFILE_NOT_FOUND); PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,8 +184,9 @@ class AccountServiceServicer:
         """Sets a password. Changing one's own needs the old one, if there is one.
 
         Who may call: holders of USER_MANAGEMENT on `users/{user}`; every user for oneself.
-        Errors: INVALID_ARGUMENT (password too short or too long); PERMISSION_DENIED (OLD_PASSWORD_WRONG,
-        ADMINISTRATOR_PROTECTED); RESOURCE_EXHAUSTED (CREDENTIALS_THROTTLED, with RetryInfo); NOT_FOUND.
+        Errors: INVALID_ARGUMENT (PASSWORD_NOT_ACCEPTED: too short, too long, or with control characters); PERMISSION_DENIED
+        (OLD_PASSWORD_WRONG, ADMINISTRATOR_PROTECTED); RESOURCE_EXHAUSTED (CREDENTIALS_THROTTLED, with RetryInfo;
+        PASSWORD_CHECKS_BUSY); NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,7 +31,8 @@ class AccountServiceStub:
     """Creates a user. Without access profiles the user gets none, and may do nothing.
 
     Who may call: holders of USER_MANAGEMENT on `users/{user}`.
-    Errors: INVALID_ARGUMENT; ALREADY_EXISTS (USER_EXISTS; also if the id was ever used); PERMISSION_DENIED.
+    Errors: INVALID_ARGUMENT; ALREADY_EXISTS (USER_EXISTS; also if the id was ever used); NOT_FOUND
+    (ACCESS_PROFILE_NOT_FOUND); PERMISSION_DENIED.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetUserRequest, _user_pb2.User]
     """Reads a user.
@@ -68,8 +69,9 @@ class AccountServiceStub:
     """Sets a password. Changing one's own needs the old one, if there is one.
 
     Who may call: holders of USER_MANAGEMENT on `users/{user}`; every user for oneself.
-    Errors: INVALID_ARGUMENT (password too short or too long); PERMISSION_DENIED (OLD_PASSWORD_WRONG,
-    ADMINISTRATOR_PROTECTED); RESOURCE_EXHAUSTED (CREDENTIALS_THROTTLED, with RetryInfo); NOT_FOUND.
+    Errors: INVALID_ARGUMENT (PASSWORD_NOT_ACCEPTED: too short, too long, or with control characters); PERMISSION_DENIED
+    (OLD_PASSWORD_WRONG, ADMINISTRATOR_PROTECTED); RESOURCE_EXHAUSTED (CREDENTIALS_THROTTLED, with RetryInfo;
+    PASSWORD_CHECKS_BUSY); NOT_FOUND.
     """
     CreateAccessProfile: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateAccessProfileRequest, _access_profile_pb2.AccessProfile]
     """Creates an access profile.
@@ -122,7 +124,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a user. Without access profiles the user gets none, and may do nothing.
 
         Who may call: holders of USER_MANAGEMENT on `users/{user}`.
-        Errors: INVALID_ARGUMENT; ALREADY_EXISTS (USER_EXISTS; also if the id was ever used); PERMISSION_DENIED.
+        Errors: INVALID_ARGUMENT; ALREADY_EXISTS (USER_EXISTS; also if the id was ever used); NOT_FOUND
+        (ACCESS_PROFILE_NOT_FOUND); PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -195,8 +198,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets a password. Changing one's own needs the old one, if there is one.
 
         Who may call: holders of USER_MANAGEMENT on `users/{user}`; every user for oneself.
-        Errors: INVALID_ARGUMENT (password too short or too long); PERMISSION_DENIED (OLD_PASSWORD_WRONG,
-        ADMINISTRATOR_PROTECTED); RESOURCE_EXHAUSTED (CREDENTIALS_THROTTLED, with RetryInfo); NOT_FOUND.
+        Errors: INVALID_ARGUMENT (PASSWORD_NOT_ACCEPTED: too short, too long, or with control characters); PERMISSION_DENIED
+        (OLD_PASSWORD_WRONG, ADMINISTRATOR_PROTECTED); RESOURCE_EXHAUSTED (CREDENTIALS_THROTTLED, with RetryInfo;
+        PASSWORD_CHECKS_BUSY); NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -107,8 +107,8 @@ class WatchAuthorizationRequest(_message.Message):
         PROCESS_ID_FIELD_NUMBER: _builtins.int
         APPLIED_FIELD_NUMBER: _builtins.int
         process_id: _builtins.str
-        """Of the relying party's process: 16 to 64 hexadecimal digits, made at random when it started, and the same on each
-        of its streams.
+        """Of the relying party's process: 16 to 64 lower-case hexadecimal digits, made at random when it started, and
+        the same on each of its streams.
         """
         @_builtins.property
         def applied(self) -> Global___Position:

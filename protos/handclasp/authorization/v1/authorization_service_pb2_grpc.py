@@ -74,7 +74,8 @@ class AuthorizationServiceServicer:
         Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only. They learn the names of what
         changes, also of what they may not ask about.
         Errors: INVALID_ARGUMENT (WATCH_NOT_STARTED, ...); PERMISSION_DENIED; UNAUTHENTICATED (CERTIFICATE_NOT_ACCEPTED, also
-        later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING).
+        later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING,
+        STORAGE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class AuthorizationServiceStub:
     Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only. They learn the names of what
     changes, also of what they may not ask about.
     Errors: INVALID_ARGUMENT (WATCH_NOT_STARTED, ...); PERMISSION_DENIED; UNAUTHENTICATED (CERTIFICATE_NOT_ACCEPTED, also
-    later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING).
+    later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING,
+    STORAGE_UNAVAILABLE).
     """
 
 class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,7 +72,8 @@ class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
         Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only. They learn the names of what
         changes, also of what they may not ask about.
         Errors: INVALID_ARGUMENT (WATCH_NOT_STARTED, ...); PERMISSION_DENIED; UNAUTHENTICATED (CERTIFICATE_NOT_ACCEPTED, also
-        later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING).
+        later); RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS); UNAVAILABLE (SERVER_STOPPING,
+        STORAGE_UNAVAILABLE).
         """
 
 def add_AuthorizationServiceServicer_to_server(servicer: AuthorizationServiceServicer, server: _aio.Server) -> None: ...

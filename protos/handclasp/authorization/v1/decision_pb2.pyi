@@ -154,7 +154,9 @@ class Decision(_message.Message):
 
     @_builtins.property
     def retry_time(self) -> _timestamp_pb2.Timestamp:
-        """How long to wait before the next attempt; set only if `reason` is CREDENTIALS_THROTTLED."""
+        """How long to wait before the next attempt; set only if `reason` is CREDENTIALS_THROTTLED. Not kept with
+        denials on record.
+        """
 
     @_builtins.property
     def rests_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

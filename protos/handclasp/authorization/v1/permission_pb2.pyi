@@ -26,11 +26,11 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     PERMISSION_UNSPECIFIED: _Permission.ValueType  # 0
     """Not a permission. Refused wherever a permission is required."""
     PERMISSION_USER_MANAGEMENT: _Permission.ValueType  # 1
-    """Create and edit users, and issue, upload, see, edit and revoke any user's certificates.
+    """Create and edit users, and issue, upload, see, edit, hold and revoke any user's certificates.
     Resource: `users/{user}`. Administrative.
     """
     PERMISSION_MANAGE_PERSONAL_SETUP: _Permission.ValueType  # 2
-    """Issue, upload, see, edit and revoke one's own certificates. Resource: `users/{oneself}`."""
+    """Issue, upload, see, edit, hold and revoke one's own certificates. Resource: `users/{oneself}`."""
     PERMISSION_ACCESS_CONTROL: _Permission.ValueType  # 3
     """Create, edit and delete access profiles. Resource: `accessProfiles/{profile}`. Administrative."""
     PERMISSION_TRUST_MANAGEMENT: _Permission.ValueType  # 4
@@ -50,11 +50,11 @@ class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
 PERMISSION_UNSPECIFIED: Permission.ValueType  # 0
 """Not a permission. Refused wherever a permission is required."""
 PERMISSION_USER_MANAGEMENT: Permission.ValueType  # 1
-"""Create and edit users, and issue, upload, see, edit and revoke any user's certificates.
+"""Create and edit users, and issue, upload, see, edit, hold and revoke any user's certificates.
 Resource: `users/{user}`. Administrative.
 """
 PERMISSION_MANAGE_PERSONAL_SETUP: Permission.ValueType  # 2
-"""Issue, upload, see, edit and revoke one's own certificates. Resource: `users/{oneself}`."""
+"""Issue, upload, see, edit, hold and revoke one's own certificates. Resource: `users/{oneself}`."""
 PERMISSION_ACCESS_CONTROL: Permission.ValueType  # 3
 """Create, edit and delete access profiles. Resource: `accessProfiles/{profile}`. Administrative."""
 PERMISSION_TRUST_MANAGEMENT: Permission.ValueType  # 4

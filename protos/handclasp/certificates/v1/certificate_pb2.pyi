@@ -110,29 +110,31 @@ class Certificate(_message.Message):
         STATE_UNSPECIFIED: Certificate._State.ValueType  # 0
         """Never sent."""
         STATE_ACTIVE: Certificate._State.ValueType  # 1
-        """Within its validity and not revoked."""
+        """Within its validity, neither revoked nor on hold."""
         STATE_REVOKED: Certificate._State.ValueType  # 2
         """Revoked, for good."""
         STATE_EXPIRED: Certificate._State.ValueType  # 3
-        """Not revoked, and past its validity."""
+        """Neither revoked nor on hold, and it, or a certificate that it chains to, is past its validity."""
         STATE_NOT_YET_VALID: Certificate._State.ValueType  # 4
-        """Not revoked, and before its validity."""
+        """Neither revoked nor on hold, and before its validity."""
         STATE_ON_HOLD: Certificate._State.ValueType  # 5
         """On hold: refused until it is reinstated, or revoked for good."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """What the certificate is good for at the moment of reading."""
+        """What is on record of the certificate itself, at the moment of reading. Whether its user is disabled, or its trust
+        anchor was removed, does not show here.
+        """
 
     STATE_UNSPECIFIED: Certificate.State.ValueType  # 0
     """Never sent."""
     STATE_ACTIVE: Certificate.State.ValueType  # 1
-    """Within its validity and not revoked."""
+    """Within its validity, neither revoked nor on hold."""
     STATE_REVOKED: Certificate.State.ValueType  # 2
     """Revoked, for good."""
     STATE_EXPIRED: Certificate.State.ValueType  # 3
-    """Not revoked, and past its validity."""
+    """Neither revoked nor on hold, and it, or a certificate that it chains to, is past its validity."""
     STATE_NOT_YET_VALID: Certificate.State.ValueType  # 4
-    """Not revoked, and before its validity."""
+    """Neither revoked nor on hold, and before its validity."""
     STATE_ON_HOLD: Certificate.State.ValueType  # 5
     """On hold: refused until it is reinstated, or revoked for good."""
 
@@ -198,7 +200,7 @@ class Certificate(_message.Message):
     description: _builtins.str
     """For people. At most 1,000 characters."""
     created_by: _builtins.str
-    """`users/{user}` that issued or uploaded it."""
+    """`users/{user}` that issued or uploaded it; empty if the service itself did, as at the first start."""
     created_with: _builtins.str
     """`certificates/{certificate}` that they called with; empty if they logged in by password."""
     pem: _builtins.str

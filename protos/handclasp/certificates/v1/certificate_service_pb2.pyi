@@ -384,11 +384,11 @@ class ListCertificatesRequest(_message.Message):
 
     @_builtins.property
     def expire_before(self) -> _timestamp_pb2.Timestamp:
-        """Only those whose validity ends before this moment."""
+        """Only those whose validity, or that of a certificate that they chain to, ends before this moment."""
 
     @_builtins.property
     def expire_after(self) -> _timestamp_pb2.Timestamp:
-        """Only those whose validity ends at this moment or later."""
+        """Only those whose validity, and that of the certificates that they chain to, ends at this moment or later."""
 
     def __init__(
         self,

@@ -193,11 +193,13 @@ class CertificateServiceServicer:
         a key that TLS stacks accept, be neither a CA's nor self-signed, allow clientAuth, carry no URI of this trust domain,
         and not be on file already.
 
-        Who may call: the owner's manager. Whoever uploads for themselves proves that they hold the key.
+        Who may call: the owner's manager. Whoever uploads for themselves proves that they hold the key. While
+        `protect_administrators` is on, not for a user who holds an administrative permission that the caller lacks.
         Errors: INVALID_ARGUMENT (CERTIFICATE_INVALID, CHAIN_NOT_TRUSTED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID,
         KEY_NOT_ACCEPTED, CERTIFICATE_IS_CA, CERTIFICATE_SELF_SIGNED, CLIENT_AUTH_NOT_ALLOWED, TRUST_DOMAIN_CLAIMED,
         POSSESSION_PROOF_REQUIRED, POSSESSION_PROOF_INVALID); ALREADY_EXISTS (CERTIFICATE_EXISTS, REQUEST_ID_REUSED);
-        NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION (USER_IS_DISABLED); PERMISSION_DENIED.
+        NOT_FOUND (USER_NOT_FOUND); FAILED_PRECONDITION (USER_IS_DISABLED); PERMISSION_DENIED (ACCESS_DENIED,
+        ADMINISTRATOR_PROTECTED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,7 +249,7 @@ class CertificateServiceServicer:
         """Revokes all certificates of a user, and voids the user's enrollment tokens that are not used yet. In force on return.
 
         Who may call: the owner's manager.
-        Errors: NOT_FOUND (USER_NOT_FOUND).
+        Errors: NOT_FOUND (USER_NOT_FOUND); PERMISSION_DENIED (ACCESS_DENIED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -335,8 +337,8 @@ class CertificateServiceServicer:
         """Issues the certificate that an enrollment token is good for, for the key in a certificate signing request. Once: the
         same token with the same key gets the same certificate again until the token expires, with another key nothing.
 
-        Who may call: anybody who reaches the listener and has the token. One that its user's manager has voided is not known
-        any more. Wrong ones slow down the address that they come from.
+        Who may call: anybody who reaches the listener and has the token; credentials that are sent along must be right. A
+        token that its user's manager has voided is not known any more. Wrong ones slow down the address that they come from.
         Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
         (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
         (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
@@ -351,7 +353,7 @@ class CertificateServiceServicer:
         AddTrustAnchor.
 
         Who may call: anybody who reaches the listener and has the token, while its maker is active and holds every
-        administrative permission, and the certificate that it was made with is neither revoked nor on hold.
+        administrative permission on `*`, and the certificate that it was made with is neither revoked nor on hold.
         Errors: as of Enroll; PERMISSION_DENIED (ACCESS_DENIED: its maker lacks a permission by now); FAILED_PRECONDITION
         (ROOT_KEY_ELSEWHERE, ANCHOR_CONFLICT, USER_IS_DISABLED, ISSUING_CA_EXPIRED).
         """
@@ -421,7 +423,7 @@ class CertificateServiceServicer:
 
         Who may call: anybody who reaches the listener; CA certificates are public. The trust anchors are added for holders
         of AUTHORIZE_PEERS or TRUST_MANAGEMENT only.
-        Errors: none of its own.
+        Errors: none of its own; credentials that are sent along must be right, else UNAUTHENTICATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

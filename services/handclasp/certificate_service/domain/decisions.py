@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from handclasp.certificate_service.domain.certificates import Hold, Revocation, RevocationReason
+from handclasp.certificate_service.domain.durations import utc
 from handclasp.certificate_service.domain.identifiers import (
     access_profile_name,
     certificate_name,
@@ -118,18 +119,18 @@ def judge_certificate(facts: PeerFacts, now: datetime) -> Verdict | None:
         revocation = certificate.revocation
         unsaid = revocation.reason is RevocationReason.UNSPECIFIED
         why = "no reason given" if unsaid else f"reason {revocation.reason}"
-        return Verdict(DecisionReason.REVOKED, f"{name} was revoked at {_utc(revocation.time)}, {why}")
+        return Verdict(DecisionReason.REVOKED, f"{name} was revoked at {utc(revocation.time)}, {why}")
     if certificate.hold is not None:
-        return Verdict(DecisionReason.ON_HOLD, f"{name} is on hold since {_utc(certificate.hold.time)}")
+        return Verdict(DecisionReason.ON_HOLD, f"{name} is on hold since {utc(certificate.hold.time)}")
     if certificate.anchor_removed:
         return Verdict(DecisionReason.ANCHOR_REMOVED, f"the trust anchor that {name} chains to was removed")
     if now >= certificate.trusted_until:
         return Verdict(
             DecisionReason.EXPIRED,
-            f"{name}, or a certificate that it chains to, expired at {_utc(certificate.trusted_until)}",
+            f"{name}, or a certificate that it chains to, expired at {utc(certificate.trusted_until)}",
         )
     if now < certificate.not_before:
-        return Verdict(DecisionReason.NOT_YET_VALID, f"{name} is not valid before {_utc(certificate.not_before)}")
+        return Verdict(DecisionReason.NOT_YET_VALID, f"{name} is not valid before {utc(certificate.not_before)}")
     return judge_user(facts.user)
 
 
@@ -192,7 +193,3 @@ def decide(
     anchor = () if certificate.anchor_id is None else (trust_anchor_name(certificate.anchor_id),)
     rests_on = (certificate_name(certificate.id), user_name(facts.user.id), *verdict.rests_on, *anchor)
     return Verdict(verdict.reason, verdict.rule, certificate.trusted_until, rests_on=rests_on)
-
-
-def _utc(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

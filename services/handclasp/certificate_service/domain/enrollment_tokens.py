@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-MINIMUM_LIFETIME = timedelta(minutes=1)
 DEFAULT_LIFETIME = timedelta(hours=1)
 
 # Logs are searched for tokens, and cleared of them, by this beginning: see `handclasp.transport.logs`.

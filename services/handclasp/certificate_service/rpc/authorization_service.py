@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import structlog
 
 from handclasp.authorization.v1 import authorization_service_pb2 as pb
 from handclasp.authorization.v1.authorization_service_pb2_grpc import AuthorizationServiceServicer
@@ -17,14 +16,15 @@ from handclasp.certificate_service.rpc.authorization_messages import from_denial
 from handclasp.certificate_service.rpc.watch_messages import from_message, to_position
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
 from handclasp.certificate_service.use_cases.watch_authorization import Watch, WatchAuthorization
-from handclasp.errors import Internal, InvalidArgument, Reason
+from handclasp.errors import InvalidArgument, Reason
+from handclasp.serving.incidents import unforeseen
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Requests = AsyncIterator[pb.WatchAuthorizationRequest]
 
 _START_SECONDS = 5.0
 
-_LOG = structlog.stdlib.get_logger(__name__)
+_WATCH = f"/{pb.DESCRIPTOR.services_by_name['AuthorizationService'].full_name}/WatchAuthorization"
 
 
 class AuthorizationService(AuthorizationServiceServicer):
@@ -76,9 +76,8 @@ async def _listen(requests: Requests, watch: Watch) -> None:
                     return
     except InvalidArgument as refusal:
         watch.end(refusal)
-    except Exception:  # noqa: BLE001 - the stream must not end as if the relying party had ended it
-        _LOG.exception("watch_not_understood")
-        watch.end(Internal(Reason.INTERNAL, "an error on the server, whose log has it; watch again"))
+    except Exception as error:  # noqa: BLE001 - the stream must not end as if the relying party had ended it
+        watch.end(unforeseen(_WATCH, error))
     finally:
         # Also if the stream broke, which the end of the call says by itself.
         watch.end()

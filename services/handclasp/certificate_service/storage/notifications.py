@@ -33,7 +33,7 @@ BARRIER = "barrier"
 """Somebody waits for a revision: its number and mark."""
 SETTLED = "settled"
 """A process has settled a revision: its id, the revision's number and mark, how many acknowledged, how many leases
-ended."""
+ended, and how many of those had lost their own right."""
 
 Heard = Callable[[str], None]
 

@@ -7,10 +7,9 @@ from datetime import timedelta
 
 import structlog
 
-from handclasp.certificate_service.domain.durations import short
+from handclasp.certificate_service.domain.durations import check_lifetime, utc
 from handclasp.certificate_service.domain.enrollment_tokens import (
     DEFAULT_LIFETIME,
-    MINIMUM_LIFETIME,
     EnrollmentToken,
     Purpose,
     Use,
@@ -38,7 +37,7 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
 from handclasp.certificate_service.use_cases.pages import Page, PageRequest, PageTokens, limit
 from handclasp.certificate_service.use_cases.readmission import readmitted
-from handclasp.errors import FailedPrecondition, Reason, invalid_field
+from handclasp.errors import FailedPrecondition, Reason
 
 ANY_AUTHORITY = authority_name("*")
 
@@ -204,13 +203,7 @@ class EnrollmentTokens:
     def _lifetime(self, wanted: timedelta | None) -> timedelta:
         if wanted is None:
             return min(DEFAULT_LIFETIME, self._maximum_lifetime)
-        if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
-            raise invalid_field(
-                "lifetime",
-                f"must be between {short(MINIMUM_LIFETIME)} and {short(self._maximum_lifetime)}",
-                Reason.LIFETIME_NOT_ACCEPTED,
-            )
-        return wanted
+        return check_lifetime(wanted, self._maximum_lifetime)
 
 
 def _spent(token: EnrollmentToken, use: Use) -> FailedPrecondition:
@@ -219,7 +212,7 @@ def _spent(token: EnrollmentToken, use: Use) -> FailedPrecondition:
         given, advice = authority_name(use.given_id), "look at the machine that it went to"
     return FailedPrecondition(
         Reason.ENROLLMENT_TOKEN_SPENT,
-        f"{enrollment_token_name(token.id)} was used at {use.time:%Y-%m-%dT%H:%M:%SZ} and gave {given}; {advice}",
+        f"{enrollment_token_name(token.id)} was used at {utc(use.time)} and gave {given}; {advice}",
     )
 
 

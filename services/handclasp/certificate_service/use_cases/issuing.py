@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
 from handclasp.certificate_service.domain.changes import Effect
-from handclasp.certificate_service.domain.durations import short
+from handclasp.certificate_service.domain.durations import check_lifetime
 from handclasp.certificate_service.domain.identifiers import certificate_name, enrollment_token_name, user_name
 from handclasp.certificate_service.storage.certificates import add_certificate
 from handclasp.certificate_service.storage.database import Database, Transaction
@@ -19,11 +19,8 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
 from handclasp.certificate_service.use_cases.on_file import certificate_on_file
 from handclasp.certificate_service.x509.issuing import Authority, LeafSubject, issue_leaf
-from handclasp.errors import Reason, invalid_field
 
 _LOG = structlog.stdlib.get_logger(__name__)
-
-MINIMUM_LIFETIME = timedelta(minutes=1)
 
 Make = Callable[[], Awaitable[Certificate]]
 Once = Callable[[Transaction, Make], Awaitable[Certificate]]
@@ -92,13 +89,7 @@ class Issuing:
         """
         if wanted is None:
             return self._maximum_lifetime if default is None else min(default, self._maximum_lifetime)
-        if not MINIMUM_LIFETIME <= wanted <= self._maximum_lifetime:
-            raise invalid_field(
-                "lifetime",
-                f"must be between {short(MINIMUM_LIFETIME)} and {short(self._maximum_lifetime)}",
-                Reason.LIFETIME_NOT_ACCEPTED,
-            )
-        return wanted
+        return check_lifetime(wanted, self._maximum_lifetime)
 
     async def issue(
         self,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from cryptography import x509
 
-from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.identifiers import user_name
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Transaction
@@ -48,8 +47,8 @@ class IssuingRights:
 
     async def require_in_transaction(
         self, transaction: Transaction, caller: Caller, user_id: str, server_names: Sequence[str]
-    ) -> UserFacts:
-        """The same as of now, and what depends on the user. Returns the user, who is there and active.
+    ) -> None:
+        """The same as of now, and what depends on the user.
 
         Raises:
             Unauthenticated: what the caller was admitted by was taken away meanwhile.
@@ -64,7 +63,6 @@ class IssuingRights:
         self._access.protect(acting, owner)
         if server_names:
             check_is_relying_party(owner)
-        return owner
 
 
 def _parse_server_names(names: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:

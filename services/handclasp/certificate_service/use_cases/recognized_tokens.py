@@ -8,6 +8,7 @@ from datetime import datetime
 from weakref import WeakValueDictionary
 
 from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
+from handclasp.certificate_service.domain.durations import utc
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use, hash_token
 from handclasp.certificate_service.domain.identifiers import decision_name, enrollment_token_name, user_name
 from handclasp.certificate_service.passwords.throttle import PasswordThrottle, source_of
@@ -102,7 +103,7 @@ class RecognizedTokens:
             raise self._refused(
                 token,
                 DecisionReason.ENROLLMENT_TOKEN_EXPIRED,
-                f"expired at {_utc(token.expire_time)}",
+                f"expired at {utc(token.expire_time)}",
                 "have another one made with `handclasp admin token`",
                 sender,
             )
@@ -110,7 +111,7 @@ class RecognizedTokens:
             raise self._refused(
                 token,
                 DecisionReason.ENROLLMENT_TOKEN_USED,
-                f"was used at {_utc(token.use.time)}, with another key",
+                f"was used at {utc(token.use.time)}, with another key",
                 "if that was not you, tell whoever made it: somebody else has the certificate. Otherwise have another"
                 " one made with `handclasp admin token`",
                 sender,
@@ -156,7 +157,3 @@ class RecognizedTokens:
     def _record(self, reason: DecisionReason, rule: str, sender: Sender, user_id: str = "") -> str:
         subject = Subject(user_id=user_id, resource=sender.method, peer_address=sender.address)
         return decision_name(self._denials.record(Verdict(reason, rule), subject))
-
-
-def _utc(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

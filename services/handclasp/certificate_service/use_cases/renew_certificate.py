@@ -108,6 +108,7 @@ def _not_the_holder(caller: Caller) -> PermissionDenied:
     return PermissionDenied(
         Reason.NOT_THE_HOLDER,
         f"a certificate is renewed by whoever presents it, and you present {own}; name that one, or present the other",
+        metadata={"certificate": own},
     )
 
 
