@@ -115,14 +115,15 @@ async def test_a_revocation_at_one_is_in_force_at_all(scene: Scene) -> None:
 
 
 async def test_one_that_is_killed_leaves_a_lease_that_runs_out(scene: Scene) -> None:
-    holders = [await scene.holder() for _ in range(4)]
+    holders = [await scene.holder() for _ in range(6)]
     scene.fleet.replicas[1].kill()
+    took = []
     for number, holder in enumerate(holders):
-        took = await scene.revoke(holder, replica=2 * (number % 2))
-        assert took < 3 * LEASE
+        took.append(await scene.revoke(holder, replica=2 * (number % 2)))
         for client in holder.clients:
             assert await refused(client) in NOT_ALLOWED
-    assert took < LEASE / 2, "by now it is forgotten"
+    assert max(took) < 3 * LEASE
+    assert min(took[3:]) < LEASE / 2, "by now it is forgotten"
     await scene.fleet.replicas[1].start()
     again = await scene.holder()
     await scene.revoke(again, replica=1)

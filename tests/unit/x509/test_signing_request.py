@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 from shutil import which
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from cryptography import x509
@@ -118,8 +118,8 @@ def test_keys_that_tls_refuses_are_refused(key: CertificateIssuerPrivateKeyTypes
 @pytest.mark.parametrize(("bits", "exponent"), [(16384, 65537), (65536, 65537), (200_000, 65537), (8192, 2**8191 + 1)])
 def test_huge_rsa_keys_are_refused_before_anything_is_computed(bits: int, exponent: int) -> None:
     der = huge_rsa_request(bits, exponent=exponent)
-    begun = perf_counter()
+    begun = thread_time()
     with refused(Reason.KEY_NOT_ACCEPTED):
         read_signing_request(der=der)
     # Loading takes well under a millisecond, an exponentiation with such numbers tens of milliseconds and more.
-    assert perf_counter() - begun < 0.5
+    assert thread_time() - begun < 0.5

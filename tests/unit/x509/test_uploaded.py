@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from cryptography import x509
@@ -131,12 +131,12 @@ class TestReading:
     @pytest.mark.parametrize(("bits", "exponent"), [(16384, 65537), (65536, 65537), (8192, 2**8191 + 1)])
     def test_huge_rsa_keys_are_refused_before_anything_is_computed(self, bits: int, exponent: int) -> None:
         huge = huge_rsa_certificate(bits, exponent=exponent)
-        begun = perf_counter()
+        begun = thread_time()
         with refused(Reason.KEY_NOT_ACCEPTED):
             read_upload(der=huge)
         with refused(Reason.KEY_NOT_ACCEPTED):
             read_upload(pem=ROOT.issue().pem + pem_block("CERTIFICATE", huge))
-        assert perf_counter() - begun < 0.5
+        assert thread_time() - begun < 0.5
 
 
 class TestLeaf:
@@ -369,12 +369,12 @@ class TestChain:
         knot = [OutsideCA("Knot", key=key, now=NOW, extensions=extensions) for _ in range(8)]
         leaf = knot[0].issue(alternative=[x509.DirectoryName(name(f"y{number}")) for number in range(24)])
         chain = UploadedChain(leaf.certificate, tuple(ca.certificate for ca in knot[1:]))
-        begun = perf_counter()
+        begun = thread_time()
         with refused(Reason.CHAIN_NOT_TRUSTED):
             verify_chain(chain, [anchor(ROOT)], now=NOW)
         with refused(Reason.CHAIN_NOT_TRUSTED, "name constraints"):
             verify_chain(chain, [anchor(knot[0])], now=NOW)
-        assert perf_counter() - begun < 2
+        assert thread_time() - begun < 2
 
     def test_a_weak_signature_or_key_on_the_way_is_not_taken(self) -> None:
         # The intermediate's certificate, signed by the root with SHA-1.
@@ -395,17 +395,17 @@ class TestChain:
     def test_a_huge_key_of_an_anchor_is_not_computed_with(self) -> None:
         ca = OutsideCA(now=NOW, key_identifiers=False)
         huge = x509.load_der_x509_certificate(huge_rsa_certificate(65536, like=ca.certificate))
-        begun = perf_counter()
+        begun = thread_time()
         with refused(Reason.CHAIN_NOT_TRUSTED, "65536 bits"):
             verify(ca.issue(), TrustAnchorCertificate("huge", huge))
-        assert perf_counter() - begun < 0.5
+        assert thread_time() - begun < 0.5
 
     def test_cas_that_all_sign_each_other_do_not_tie_up_the_search(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         knot = [OutsideCA("Knot", key=key, now=NOW) for _ in range(9)]
         leaf = knot[0].issue()
-        begun = perf_counter()
+        begun = thread_time()
         with refused(Reason.CHAIN_NOT_TRUSTED, "one straight chain"):
             verify(Issued(leaf.certificate, leaf.key, tuple(ca.certificate for ca in knot)))
         # 9! paths would take hours.
-        assert perf_counter() - begun < 2
+        assert thread_time() - begun < 2
