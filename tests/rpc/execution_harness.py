@@ -83,6 +83,8 @@ class ScriptedCertificateService(CertificateServiceServicer):
     """Signs what is renewed."""
     renewals: list[messages.RenewCertificateRequest] = field(default_factory=list)
     renewal_failure: grpc.StatusCode | None = None
+    renewal_gate: asyncio.Event | None = None
+    """If set, what is renewed waits for it before it leaves."""
     bundle_gate: asyncio.Event | None = None
     """If set, the bundle is read at once, and waits for it before it leaves."""
     gate: asyncio.Event | None = None
@@ -141,6 +143,8 @@ class ScriptedCertificateService(CertificateServiceServicer):
         self.renewals.append(request)
         if self.renewal_failure is not None:
             await context.abort(self.renewal_failure, "told not to renew")
+        if self.renewal_gate is not None:
+            await self.renewal_gate.wait()
         assert self.ca is not None
         public_key: Any = x509.load_pem_x509_csr(request.csr_pem.encode()).public_key()
         renewed = server_leaf(

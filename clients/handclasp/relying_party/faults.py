@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
 import grpc
 import structlog
 
 from handclasp.errors import HandclaspError, Reason, Unavailable
 from handclasp.errors.status import from_rpc_error
+
+Answer = TypeVar("Answer")
 
 OWN_IDENTITY_REFUSED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
@@ -22,6 +28,30 @@ _CHECK_PORT = (
     "this is the certificate service's one-way TLS port, where nobody's certificate is looked at; use its mutual TLS "
     "port (8444 by default), of an execution server in the setting certificate_service"
 )
+
+
+class ConnectionReplacedError(Exception):
+    """The connection that a call was made over was given up for another one."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was given up for another one while the call ran")
+
+
+async def unless_replaced(call: Awaitable[Answer]) -> Answer:
+    """Awaits a call over the link. If its channel is closed, gRPC ends it as if whoever awaits it had been cancelled;
+    a background task would end of that, and nobody would know.
+
+    Raises:
+        ConnectionReplacedError: the channel was closed.
+        grpc.aio.AioRpcError: as the call.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ConnectionReplacedError from None
 
 
 def log_refused_identity(error: grpc.aio.AioRpcError) -> None:

@@ -17,7 +17,13 @@ from handclasp.authorization.v1 import decision_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import Subject
-from handclasp.relying_party.faults import nonsense, not_asked, unanswered
+from handclasp.relying_party.faults import (
+    ConnectionReplacedError,
+    nonsense,
+    not_asked,
+    unanswered,
+    unless_replaced,
+)
 from handclasp.relying_party.judging import Permission
 from handclasp.relying_party.knowledge import Knowledge
 from handclasp.relying_party.link import Link
@@ -127,14 +133,10 @@ class Questions:
     async def _answered(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:
         self._counters.asked += 1
         try:
-            return await method(request, timeout=self._timeout)
+            return await unless_replaced(method(request, timeout=self._timeout))
         except grpc.aio.AioRpcError as error:
             raise unanswered(error) from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # The channel was closed: nobody cancelled those who wait for the answer.
+        except ConnectionReplacedError:
             raise not_asked() from None
 
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.client.csr import KeyAndRequest, make_key_and_request
 from handclasp.client.renewing import PRESENTED
-from handclasp.relying_party.faults import described
+from handclasp.relying_party.faults import ConnectionReplacedError, described, unless_replaced
 from handclasp.relying_party.identity_files import FilesHeldError, IdentityFiles
 from handclasp.relying_party.link import Link
 from handclasp.relying_party.trust import TrustFollower
@@ -104,7 +104,7 @@ class IdentityRenewal:
             except FilesHeldError:
                 # Another process of this server does it; what it gets is found here next time.
                 await asyncio.sleep(min(self._times.check_interval, HELD_RETRY))
-            except (grpc.aio.AioRpcError, TlsMaterialError) as error:
+            except (grpc.aio.AioRpcError, ConnectionReplacedError, TlsMaterialError) as error:
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MAY_COME_RIGHT:
                     self._open = None
                 _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=delay)
@@ -119,7 +119,7 @@ class IdentityRenewal:
 
         Raises:
             FilesHeldError: another one is about to.
-            grpc.aio.AioRpcError: the service refused, or could not be asked.
+            grpc.aio.AioRpcError, ConnectionReplacedError: the service refused, or could not be asked.
             TlsMaterialError: what it issued cannot work.
         """
         with self._files.held():
@@ -156,7 +156,7 @@ class IdentityRenewal:
             self._open = (await asyncio.to_thread(make_key_and_request), str(uuid.uuid4()))
         made, request_id = self._open
         request = messages.RenewCertificateRequest(name=PRESENTED, csr_pem=made.csr_pem.decode(), request_id=request_id)
-        renewed = await self._link.certificates.RenewCertificate(request, timeout=self._timeout)
+        renewed = await unless_replaced(self._link.certificates.RenewCertificate(request, timeout=self._timeout))
         self._open = None
         identity = TlsIdentity(made.key_pem, renewed.pem.encode())
         identity.check()

@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
-from handclasp.relying_party.faults import described
+from handclasp.relying_party.faults import ConnectionReplacedError, described, unless_replaced
 from handclasp.relying_party.knowledge import Change, Knowledge, Position
 from handclasp.relying_party.link import Link
 from handclasp.relying_party.watch import Watch
@@ -131,8 +131,8 @@ class TrustFollower:
         delay = FIRST_RETRY
         while True:
             try:
-                bundle = await self._link.certificates.GetTrustBundle(
-                    messages.GetTrustBundleRequest(), timeout=self._timeout
+                bundle = await unless_replaced(
+                    self._link.certificates.GetTrustBundle(messages.GetTrustBundleRequest(), timeout=self._timeout)
                 )
                 async with self._replacing:
                     # In a thread, since a thousand anchors take a while to parse.
@@ -140,7 +140,7 @@ class TrustFollower:
                     if roots_pem != self._roots_pem:
                         await self._replace(self._identity, roots_pem)
                         _LOG.info("trust_bundle_replaced", certificates=roots_pem.count(b"-----BEGIN CERTIFICATE-----"))
-            except (grpc.aio.AioRpcError, TlsMaterialError) as error:
+            except (grpc.aio.AioRpcError, ConnectionReplacedError, TlsMaterialError) as error:
                 if self.fault is None:
                     _LOG.warning("trust_bundle_not_read", fault=described(error), hint=hint)
                 self.fault = described(error)

@@ -227,4 +227,8 @@ async def _unless_gone(writing: Awaitable[None]) -> None:
 
 
 def _described(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    if status >= 0:
+        return f"exit status {status}"
+    # Those between SIGRTMIN and SIGRTMAX have no names.
+    names = {known.value: known.name for known in signal.Signals}
+    return f"killed by {names.get(-status, f'signal {-status}')}"

@@ -191,6 +191,20 @@ class TestMemory:
         finally:
             await facts.close()
 
+    async def test_what_is_being_read_when_all_is_forgotten_is_not_remembered(
+        self, database: Database, fingerprints: list[str]
+    ) -> None:
+        """It may have been read before the database went back."""
+        facts = FactsReader(database, lambda: 0, remembered=2)
+        try:
+            reading = asyncio.create_task(facts.known(fingerprints[0]))
+            await asyncio.sleep(0)
+            facts.forget()
+            first = await reading
+            assert await facts.known(fingerprints[0]) is not first
+        finally:
+            await facts.close()
+
     async def test_while_a_commit_is_in_doubt_everything_is_read(
         self, database: Database, facts: FactsReader, feed: ChangeFeed, fingerprints: list[str]
     ) -> None:

@@ -218,6 +218,28 @@ async def test_cancelled_once_begun_it_is_carried_through(items: Database) -> No
     assert await names(items) == ["after", "gate"]
 
 
+async def test_cancelled_while_it_waits_to_be_run_again_it_is_taken_back(items: Database) -> None:
+    """The transaction that it shared did not work out, and before it comes another one whose turn takes long."""
+    gate = Gate()
+    times = 0
+
+    async def broken_at_first(transaction: Transaction) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise KeyError("broken")
+        await gate.work(transaction)
+
+    first = asyncio.create_task(items.write(broken_at_first))
+    sharing = [asyncio.create_task(items.write(add(name))) for name in ("a", "b")]
+    await gate.entered.wait()
+    sharing[0].cancel()
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(first, sharing[1])
+    assert await names(items) == ["b", "gate"]
+
+
 async def test_what_follows_a_commit_happens_also_for_a_caller_who_left(items: Database) -> None:
     gate = Gate()
     told: list[object] = []

@@ -65,6 +65,18 @@ async def test_all_are_told_the_same_secret_and_who_ends_is_started_again(tmp_pa
     assert not workers.process_ids
 
 
+async def test_one_that_ends_by_a_signal_without_a_name_is_started_again(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logs:
+        stop = StopRequests()
+        async with workers_of(tmp_path, stop) as workers:
+            assert await workers.wait_until_ready()
+            os.kill(workers.process_ids[0], signal.SIGRTMIN + 6)
+            await until(lambda: stop.requested or len(told(tmp_path)) == 3)
+            assert not stop.requested, "the others would be stopped, too"
+    (ended,) = (entry for entry in logs if entry["event"] == "worker_ended")
+    assert ended["status"] == f"killed by signal {signal.SIGRTMIN + 6}"
+
+
 async def test_each_time_it_takes_longer(tmp_path: Path) -> None:
     """A worker that ends as soon as it is started must not have the parent do nothing else."""
     with structlog.testing.capture_logs() as logs:

@@ -120,9 +120,11 @@ class FactsReader:
         if remembered is not None and head is not None and remembered.revision >= head:
             self._remembered.move_to_end(fingerprint)
             return remembered
+        memory = self._remembered
         revision, rows = await self._peers.rows(fingerprint)
         known = Known(revision, _peer_facts(rows) if rows else None)
-        if rows and head is not None:
+        # What was read before all was forgotten may be of another history.
+        if rows and head is not None and memory is self._remembered:
             self._remember(fingerprint, known)
         return known
 
@@ -132,7 +134,7 @@ class FactsReader:
 
     def forget(self) -> None:
         """Has everything be read anew: revisions mean something else than they did."""
-        self._remembered.clear()
+        self._remembered = OrderedDict()
 
     async def close(self) -> None:
         await self._peers.close()

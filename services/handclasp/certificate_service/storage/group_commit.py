@@ -99,7 +99,8 @@ class GroupCommit(Generic[W, S]):
     async def submit(self, work: Callable[[W], Awaitable[T]], committed: Callable[[T], None]) -> tuple[T, S]:
         """Runs `work` and returns its result, and its transaction's seal, once it is committed.
 
-        A caller that is cancelled while its work waits takes it back; once begun, it is carried through.
+        A caller that is cancelled while its work waits takes it back; once begun, it is carried through. If the
+        transaction that it shared was rolled back, it waits again.
 
         Args:
             committed: told the result right after the commit, also if the caller has left by then.
@@ -123,7 +124,10 @@ class GroupCommit(Generic[W, S]):
                 del self._waiting[: self._batch]
                 if not await self._together(jobs):
                     for job in jobs:
-                        await self._alone(job)
+                        # Of the shared transaction nothing is left, so whoever has left meanwhile took it back. With a
+                        # database that does not answer it may take minutes until it is somebody's turn.
+                        if not job.done.cancelled():
+                            await self._alone(job)
         finally:
             self._loop = None
 

@@ -72,19 +72,25 @@ class RecognizedTokens:
             retry_time = self._throttle.begin(_NOBODY, source, self._clock())
             if retry_time is not None:
                 raise self._throttled(sender, retry_time)
-            found = None
+            right: bool | None = None
             try:
-                token_hash = hash_token(token)
-                if token_hash is not None:
-                    found = await self._database.query(lambda snapshot: find_token(snapshot, token_hash))
+                found = await self._look_up(token)
+                right = found is not None
             finally:
-                self._throttle.end(_NOBODY, source, self._clock(), right=found is not None)
+                # If the database could not say, nobody has guessed wrong.
+                self._throttle.end(_NOBODY, source, self._clock(), right=right)
         if found is None:
             raise self._unknown(sender)
         if found.purpose is not purpose:
             fault, advice = _OTHER_PURPOSES[found.purpose]
             raise self._refused(found, DecisionReason.ENROLLMENT_TOKEN_INVALID, fault, advice, sender)
         return found
+
+    async def _look_up(self, token: str) -> EnrollmentToken | None:
+        token_hash = hash_token(token)
+        if token_hash is None:
+            return None
+        return await self._database.query(lambda snapshot: find_token(snapshot, token_hash))
 
     async def find_again(self, snapshot: Snapshot, token: EnrollmentToken, sender: Sender) -> EnrollmentToken:
         """The same as it is by now: somebody may have used or voided it. Raises as `find`."""

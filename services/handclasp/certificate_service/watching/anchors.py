@@ -73,11 +73,10 @@ class AnchorsFollower:
 
     def _look(self) -> None:
         revisions = self._feed.since(self._position)
-        before, self._position = self._position, self._feed.head
+        self._position = self._feed.head
         if revisions is None:
-            # Anything may have happened, from the first one on that was not looked at.
-            first = max(1, min(before.revision + 1, self._position.revision))
-            self._unheeded = [*(one for one in self._unheeded if one < first), first]
+            # Anything may have happened, and if the history has parted also at revisions that were looked at.
+            self._unheeded = [1]
             return
         for revision in revisions:
             if any(change.name.startswith(_IN_THE_BUNDLE) for change in revision.changes):

@@ -76,4 +76,6 @@ class Barrier:
         await self._feed.reached(position)
         here = (source.settle(position.revision) for source in self._sources)
         settled = await asyncio.gather(*here, self._others.settle(position))
+        # The history may have parted meanwhile, and then it was another change that all of them waited for.
+        await self._feed.reached(position)
         return InForce(value, position.revision, sum(settled, Settled()))

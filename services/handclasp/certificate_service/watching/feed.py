@@ -49,7 +49,8 @@ class ChangeFeed:
         self._head = BEGINNING
         self._watching: set[Callable[[], None]] = set()
         self._parted: list[Callable[[], None]] = []
-        self._reached: list[tuple[Position, asyncio.Future[None]]] = []
+        self._reached: list[tuple[Position, int, asyncio.Future[None]]] = []
+        """Who waits for which position, and how many doubts there were by then."""
         self._doubts = 0
         self._catching_up: asyncio.Task[None] | None = None
         self._history_number = 0
@@ -113,8 +114,8 @@ class ChangeFeed:
         if self.holds(position):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reached.append((position, future))
         self.in_doubt()
+        self._reached.append((position, self._doubts, future))
         await future
 
     async def look(self) -> None:
@@ -163,22 +164,28 @@ class ChangeFeed:
             wake()
         if self._reached:
             waiting, self._reached = self._reached, []
-            for position, future in waiting:
+            for position, doubts, future in waiting:
                 if future.done():
                     continue
                 if self.holds(position):
                     future.set_result(None)
                 else:
-                    self._reached.append((position, future))
+                    self._reached.append((position, doubts, future))
 
-    def _settle_waiting(self) -> None:
-        """Tells those who still wait, when all that is committed was read since they came."""
+    def _settle_waiting(self, settled: int) -> None:
+        """Tells those who still wait, of those for whom all that is committed was read since they came.
+
+        Args:
+            settled: so many doubts there were when that was read. There may be more by now, and without an end.
+        """
         oldest = self._kept[0].position.revision if self._kept else self._head.revision
         waiting, self._reached = self._reached, []
-        for position, future in waiting:
+        for position, doubts, future in waiting:
             if future.done():
                 continue
-            if position.revision < oldest:
+            if doubts > settled:
+                self._reached.append((position, doubts, future))
+            elif position.revision < oldest:
                 # Not kept any more; that the history is the same one was looked at just now.
                 future.set_result(None)
             else:
@@ -191,9 +198,9 @@ class ChangeFeed:
                 doubts = self._doubts
                 if await self._attempt(self._read_missed):
                     settled = doubts
+                    self._settle_waiting(settled)
                 else:
                     await asyncio.sleep(_RETRY_SECONDS)
-            self._settle_waiting()
         finally:
             self._catching_up = None
 

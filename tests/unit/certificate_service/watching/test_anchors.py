@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from sqlalchemy.exc import OperationalError
 
@@ -18,7 +19,8 @@ class Stage:
     """A feed, and listeners that are told to reload and do it when the test lets them."""
 
     def __init__(self, patience: float = 30.0) -> None:
-        self.feed = ChangeFeed(StoredHistory())
+        self.stored = StoredHistory()
+        self.feed = ChangeFeed(self.stored)
         self.reloads = 0
         self.failures = 0
         self.hold_next = False
@@ -110,6 +112,28 @@ async def test_a_reload_that_fails_is_tried_again(stage: Stage) -> None:
     stage.gate.set()
     await asyncio.wait_for(stage.follower.settle(stage.publish("trustAnchors/a")), 10)
     assert stage.reloads == 1
+
+
+@pytest.mark.parametrize("length", [3, 6])
+async def test_of_another_history_nothing_is_heeded_before_a_reload(stage: Stage, length: int) -> None:
+    """The second revision is another one than that which was looked at, whether there are fewer by now or more."""
+    for _ in range(5):
+        stage.publish("certificates/c")
+    await turns()
+    changes = [Change("certificates/c", Effect.GIVEN)] * length
+    changes[1] = Change("trustAnchors/a", Effect.WITHDRAWN)
+    stage.stored.revisions = [
+        Revision(Position(number, number if number == 1 else 100 + number), (change,))
+        for number, change in enumerate(changes, 1)
+    ]
+    await stage.feed.look()
+    settling = asyncio.create_task(stage.follower.settle(2))
+    await turns()
+    assert not settling.done()
+    assert stage.follower.settled_up_to(length) < 2
+    stage.gate.set()
+    await settling
+    assert stage.follower.settled_up_to(length) == length
 
 
 async def test_patience_ends() -> None:

@@ -232,6 +232,23 @@ async def test_what_is_lost_is_not_waited_for(stored: StoredHistory, feed: Chang
     assert parted == [7]
 
 
+async def test_what_is_lost_is_not_waited_for_however_much_is_said_meanwhile(
+    stored: StoredHistory, feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others commit all the time, and each time that something was read there is more."""
+    await go_back(stored, feed)
+    history = stored.history
+
+    async def told_of_more(*, after: int, limit: int) -> list[Revision]:
+        found = await history(after=after, limit=limit)
+        feed.heard(str(feed.head.revision + 1))
+        return found
+
+    monkeypatch.setattr(stored, "history", told_of_more)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(feed.reached(Position(8, 1)), 5)
+
+
 async def test_each_revision_says_what_it_follows(database: Database) -> None:
     """Also one that is made while others are."""
     told: list[Revision] = []

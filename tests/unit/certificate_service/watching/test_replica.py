@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from handclasp.certificate_service.domain.changes import Effect, Position, Revision
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
@@ -68,6 +69,18 @@ async def test_what_a_process_that_is_gone_may_have_granted_is_waited_out(databa
     await settling
     assert await rows(database) == [successor.id], "and then it is forgotten"
     await others.settle(Position(2, 2))
+
+
+async def test_waiting_for_a_process_that_is_gone_is_no_fault(database: Database, feed: ChangeFeed) -> None:
+    """On SQLite there is no NOTIFY to ask it by."""
+    clock = SettableLeaseClock()
+    await lease_of(database, feed, clock, alone=True).register()
+    others = OtherReplicas(database, lease_of(database, feed, clock, alone=True), clock, SEALS)
+    with capture_logs() as logs:
+        await others.look()
+        clock.now += LEASE + 0.1
+        await others.settle(Position(1, 1))
+    assert [entry["event"] for entry in logs] == ["replica_gone"]
 
 
 async def test_the_wait_counts_from_when_the_row_was_seen_first(database: Database, feed: ChangeFeed) -> None:

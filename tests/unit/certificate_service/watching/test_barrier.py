@@ -1,0 +1,69 @@
+"""The barrier of one process, with everything around it as a test has it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from handclasp.certificate_service.domain.changes import Position
+from handclasp.certificate_service.storage.database import Database
+from handclasp.certificate_service.watching.barrier import Barrier
+from handclasp.certificate_service.watching.feed import ChangeFeed
+from handclasp.certificate_service.watching.leases import Settled
+from handclasp.errors import Unavailable
+from tests.unit.certificate_service.watching.test_feed import StoredHistory, commit
+
+
+class Scene(Database):
+    """A database of one commit, and relying parties that let a test do something before they acknowledge."""
+
+    def __init__(self) -> None:
+        self.stored = StoredHistory()
+        self.feed = ChangeFeed(self.stored)
+        self.settling = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.barrier = Barrier(self, self.feed, [self], Nobody())
+
+    async def write_at_position(self, work: Any, _committed: Any = None) -> tuple[Any, Position]:
+        return await work(None), commit(self.stored, self.feed, 1).position
+
+    async def settle(self, _revision: int) -> Settled:
+        self.settling.set()
+        await self.gate.wait()
+        return Settled(acknowledged=1)
+
+
+async def work(_transaction: Any) -> str:
+    return "done"
+
+
+class Nobody:
+    async def settle(self, _position: Position) -> Settled:
+        return Settled()
+
+
+async def test_it_returns_once_all_have_settled() -> None:
+    scene = Scene()
+    writing = asyncio.create_task(scene.barrier.write(work))
+    await scene.settling.wait()
+    assert not writing.done()
+    scene.gate.set()
+    done = await writing
+    assert (done.value, done.revision, done.settled) == ("done", 1, Settled(acknowledged=1))
+
+
+async def test_a_change_that_is_lost_while_it_waits_is_not_said_to_be_in_force() -> None:
+    scene = Scene()
+    writing = asyncio.create_task(scene.barrier.write(work))
+    await scene.settling.wait()
+    parted: list[int] = []
+    scene.feed.on_parted(lambda: parted.append(scene.feed.head.revision))
+    scene.stored.revisions.clear()
+    await scene.feed.look()
+    assert parted == [0]
+    scene.gate.set()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(writing, 10)
+    await scene.feed.close()
