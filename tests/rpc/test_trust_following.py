@@ -127,6 +127,27 @@ async def test_a_stream_that_breaks_meanwhile_does_not_acknowledge_too_early(sho
     assert shop.watches.stream.start.applied.revision == revision
 
 
+async def test_what_was_read_before_a_reset_is_not_taken_for_what_the_new_history_has(tmp_path: Path) -> None:
+    async with running_shop(tmp_path, watches=ScriptedWatches(lease=20.0)) as shop:
+        await until(lambda: shop.party.ready)
+        shop.service.bundle_gate = first = asyncio.Event()
+        before = shop.service.bundles_read
+        # The bundle is read, since something may have been missed.
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: shop.service.bundles_read > before)
+        shop.watches.revision, shop.watches.history = 5, "another"
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        # The stream on which it hears that what it knew is lost, and the one on which it begins anew.
+        await until(lambda: len(shop.watches.streams) == 4 and bool(shop.watches.stream.pings))
+        shop.service.bundle_gate = second = asyncio.Event()
+        first.set()
+        await until(lambda: shop.service.bundles_read == before + 2)
+        await asyncio.sleep(0.2)
+        assert shop.watches.stream.acknowledged == 0
+        second.set()
+        await shop.watches.acknowledgement(5)
+
+
 async def test_a_large_bundle_holds_up_nobody(shop: Shop) -> None:
     anchors = [OutsideCA(f"CA {number}").pem for number in range(300)]
     await shop.unary()

@@ -52,6 +52,7 @@ class TrustFollower:
         self._wanted = asyncio.Event()
         self._awaited = 0
         """The revision of the newest change of a CA."""
+        self._resets = 0
         self._patience: asyncio.TimerHandle | None = None
         self.fault: str | None = None
         """Why the last reading failed; None if it did not. What was read before stays in force."""
@@ -90,6 +91,7 @@ class TrustFollower:
         """Anchors may have changed; the acknowledgement waits until the bundle is read."""
         # Of a history that was lost there may be higher ones, which this one does not reach for long.
         self._awaited = 0
+        self._resets += 1
         self._await(self._knowledge.revision)
         return True
 
@@ -99,9 +101,10 @@ class TrustFollower:
             await self._wanted.wait()
             self._wanted.clear()
             # A bundle that is read from here on has all that was applied by now.
-            position = self._knowledge.applied
+            position, resets = self._knowledge.applied, self._resets
             await self._read_until_it_works("the last one stays in force")
-            if position is None:
+            # After a reset meanwhile, the position may be one of another history; then it is read once more.
+            if position is None or resets != self._resets:
                 continue
             all_of_it = self._awaited <= position.revision
             if all_of_it:
