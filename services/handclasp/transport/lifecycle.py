@@ -48,7 +48,12 @@ class StopRequests:
         """Has a background task that fails be a request: a service must not go on without what it does there."""
 
         def ended(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if not task.cancelled():
+                error: BaseException | None = task.exception()
+            else:
+                # gRPC ends a call over a channel that is closed as if whoever awaits it had been cancelled.
+                error = None if task.cancelling() else asyncio.CancelledError("nobody cancelled it")
+            if error is not None:
                 _LOG.critical("background_task_failed", task=task.get_name(), exc_info=error)
                 self.request()
 

@@ -1,0 +1,46 @@
+"""A service does not go on without one of its background tasks, whichever way that ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from handclasp.transport.lifecycle import StopRequests
+
+
+async def fails() -> None:
+    raise RuntimeError("a bug")
+
+
+async def is_ended_as_if_cancelled() -> None:
+    """As a call of gRPC's over a channel that is closed."""
+    raise asyncio.CancelledError
+
+
+async def goes_on() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("work", [fails, is_ended_as_if_cancelled])
+async def test_one_that_ends_by_itself_is_a_request_to_stop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    stop = StopRequests()
+    with capture_logs() as logs:
+        await asyncio.wait({stop.on_failure(asyncio.create_task(work(), name="the watch"))})
+        await asyncio.sleep(0)
+    assert stop.requested
+    assert [(entry["event"], entry["task"]) for entry in logs] == [("background_task_failed", "the watch")]
+
+
+async def test_one_that_is_cancelled_is_not() -> None:
+    stop = StopRequests()
+    task = stop.on_failure(asyncio.create_task(goes_on()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with capture_logs() as logs:
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+    assert (stop.requested, logs) == (False, [])
