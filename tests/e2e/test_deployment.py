@@ -141,6 +141,21 @@ def health(port: int, path: str) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
+def test_a_context_file_that_was_spoilt_keeps_nothing_from_starting(deployment: Deployment) -> None:
+    with deployment.certificates() as service:
+        assert service.stop() == 0
+    context = deployment.data_dir / "context.toml"
+    spoilt = f'{context.read_text()}executions = "localhost:8443'
+    context.write_text(spoilt)
+    with deployment.certificates() as service:
+        assert re.fullmatch(rf"CONTEXT_INVALID: {context} cannot be read: .*; mend it, .*\n", service.errors)
+        assert context.read_text() == spoilt, "whoever edited it finds it as it was"
+        assert service.stop() == 0
+    context.unlink()
+    with deployment.certificates():
+        assert deployment.run("user", "show", "admin").json()["state"] == "STATE_ACTIVE"
+
+
 def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployment) -> None:
     with deployment.certificates() as service:
         # Standard output is no terminal: what is printed there may be kept.
@@ -153,6 +168,12 @@ def test_an_administrator_who_is_locked_out_is_let_in_again(deployment: Deployme
         assert deployment.run("user", "list").reason(3) == "CERTIFICATE_NOT_ACCEPTED"
         assert service.stop() == 0
 
+    context = deployment.data_dir / "context.toml"
+    good = context.read_text()
+    context.write_text(f"{good}no TOML")
+    refused = run_command("admin", "recover", "--data-dir", deployment.data_dir, folder=deployment.folder)
+    assert refused.reason(1) == "RECOVERY_NOT_POSSIBLE", "before there is a new password that nobody would see"
+    context.write_text(good)
     recovered = run_command("admin", "recover", "--data-dir", deployment.data_dir, folder=deployment.folder)
     assert (recovered.status, recovered.errors) == (0, "")
     shown = re.search(r"^Password: +(\S+)$", recovered.out, re.MULTILINE)

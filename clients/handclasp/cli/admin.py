@@ -132,6 +132,7 @@ def recover(
 
     from handclasp.certificate_service import first_start  # noqa: PLC0415
     from handclasp.certificate_service.certificate_authority import InstallationError  # noqa: PLC0415
+    from handclasp.certificate_service.context_file import ContextFileError  # noqa: PLC0415
     from handclasp.certificate_service.data_folder import DataFolderError  # noqa: PLC0415
     from handclasp.certificate_service.main import utc_now  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
@@ -150,7 +151,13 @@ def recover(
         raise invalid_field("settings", settings_fault(error, CertificateServiceSettings, {})) from error
     try:
         prepared = asyncio.run(first_start.recover(settings, utc_now, user))
-    except (first_start.RecoveryError, DataFolderError, InstallationError, SchemaTooNewError) as error:
+    except (
+        first_start.RecoveryError,
+        ContextFileError,
+        DataFolderError,
+        InstallationError,
+        SchemaTooNewError,
+    ) as error:
         raise FailedPrecondition(Reason.RECOVERY_NOT_POSSIBLE, str(error)) from error
     except SQLAlchemyError as error:
         raise FailedPrecondition(Reason.RECOVERY_NOT_POSSIBLE, database_fault(error)) from error

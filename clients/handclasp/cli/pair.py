@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handclasp.certificate_service.context_file import ContextFileError, write_context_file
 from handclasp.certificate_service.data_folder import make_data_folder
-from handclasp.certificate_service.first_start import Prepared, prepare, write_context_file
+from handclasp.certificate_service.first_start import Prepared, prepare
 from handclasp.certificate_service.identities import CERTIFICATE, KEY
 from handclasp.certificate_service.main import start_errors, utc_now
 from handclasp.certificate_service.settings import CertificateServiceSettings
@@ -132,7 +133,10 @@ class _Services:
         addresses["executions"] = f"{_HOST}:{ports['port']}"
         context_file = None
         if prepared.administrator_identity is not None:
-            context_file = write_context_file(self._data_dir, prepared.administrator_identity, addresses)
+            try:
+                context_file = write_context_file(self._data_dir, prepared.administrator_identity, addresses)
+            except ContextFileError as error:
+                raise StartError(str(error)) from error
         return RunningPair(prepared, addresses, context_file, self._logs)
 
     async def wait(self) -> None:

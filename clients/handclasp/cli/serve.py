@@ -11,6 +11,7 @@ import typer
 from handclasp.cli.commands import group
 from handclasp.cli.first_administrator import announce
 from handclasp.cli.output import print_line
+from handclasp.errors import Reason
 
 app = group(
     "Run one service in the foreground. What has no option here is set by HANDCLASP_CERTIFICATES_* and"
@@ -44,6 +45,12 @@ def certificates(
     """The certificate service. The first start makes the CA and the user admin, who gets a password only if standard
     output is a terminal: elsewhere it would stay in a supervisor's log."""
     from handclasp.certificate_service import first_start  # noqa: PLC0415
+    from handclasp.certificate_service.context_file import (  # noqa: PLC0415
+        ContextFileError,
+        addresses_of,
+        known_addresses,
+        write_context_file,
+    )
     from handclasp.certificate_service.main import Ports, start_errors, utc_now  # noqa: PLC0415
     from handclasp.certificate_service.processes import serve_processes  # noqa: PLC0415
     from handclasp.certificate_service.settings import CertificateServiceSettings  # noqa: PLC0415
@@ -76,11 +83,14 @@ def certificates(
 
         def ready(ports: Ports) -> None:
             identity = prepared.administrator_identity
-            if identity is not None:
-                # An execution server's address, which somebody may have added, stays.
-                known = first_start.known_addresses(settings.data_dir)
-                addresses = known | first_start.addresses_of(settings, ports.tls, ports.mtls)
-                first_start.write_context_file(settings.data_dir, identity, addresses)
+            if identity is None:
+                return
+            try:
+                addresses = known_addresses(settings.data_dir) | addresses_of(settings, ports.tls, ports.mtls)
+                write_context_file(settings.data_dir, identity, addresses)
+            except ContextFileError as error:
+                # The service goes on: nobody but the first administrator needs the file.
+                print(f"{Reason.CONTEXT_INVALID}: {error}", file=sys.stderr)
 
         await serve_processes(settings, ready)
 

@@ -12,6 +12,8 @@ from handclasp.serving.files import write_atomically
 
 KEYS = "keys"
 DATABASE = "handclasp.db"
+CA_FILE = "ca.pem"
+CONTEXT_FILE = "context.toml"
 IGNORED = ".gitignore"
 """A file in the folder that keeps version control from taking in what else is there."""
 

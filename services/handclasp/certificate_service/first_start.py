@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,11 @@ import structlog
 from sqlalchemy import make_url
 
 from handclasp.certificate_service.certificate_authority import Installation
-from handclasp.certificate_service.data_folder import DATABASE, KEYS, data_folder
+from handclasp.certificate_service.context_file import addresses_of, known_addresses, write_context_file
+from handclasp.certificate_service.data_folder import CA_FILE, DATABASE, KEYS, data_folder
 from handclasp.certificate_service.domain.access_profiles import ADMINISTRATOR, RELYING_PARTY
 from handclasp.certificate_service.domain.users import UserState
-from handclasp.certificate_service.identities import CERTIFICATE, KEY, ensure_identity
+from handclasp.certificate_service.identities import ensure_identity
 from handclasp.certificate_service.service import Service, open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import open_database
@@ -33,11 +33,6 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 FIRST_ADMINISTRATOR = "admin"
 EXECUTION_SERVER = "execution-server"
-CA_FILE = "ca.pem"
-CONTEXT_FILE = "context.toml"
-ADDRESSES = ("certificates_tls", "certificates_mtls", "executions")
-
-
 _ADMINISTRATORS_NAMED = 10
 
 
@@ -195,11 +190,14 @@ async def recover(settings: CertificateServiceSettings, clock: Clock, user_id: s
     Raises:
         RecoveryError: there is no installation, of which nothing is made then, or no such user.
         DataFolderError: the service is running, or the folder cannot be used.
+        ContextFileError: the context file that is there cannot be read.
         InstallationError, SchemaTooNewError, SQLAlchemyError
     """
     _require_data_folder(settings.data_dir)
     with data_folder(settings.data_dir):
         await _require_installation(settings)
+        # Before there is a new password, which is shown at the end.
+        known = known_addresses(settings.data_dir)
         async with open_service(settings, clock) as service:
             recovered = await recover_administrator(service, user_id)
             prepared = Prepared(
@@ -210,46 +208,9 @@ async def recover(settings: CertificateServiceSettings, clock: Clock, user_id: s
                 execution_identity=None,
             )
     if prepared.administrator_identity is not None:
-        addresses = default_addresses(settings) | known_addresses(settings.data_dir)
+        addresses = addresses_of(settings, settings.tls_port, settings.mtls_port) | known
         write_context_file(settings.data_dir, prepared.administrator_identity, addresses)
     return prepared
-
-
-def write_context_file(data_dir: Path, identity: Path, addresses: Mapping[str, str]) -> Path:
-    """Writes a context file with a certificate in the data folder, and no password.
-
-    Args:
-        identity: the folder with the certificate, below the data folder.
-        addresses: those of `ADDRESSES` that are known, each `host:port`.
-    """
-    values = {
-        **addresses,
-        "ca_file": CA_FILE,
-        "certificate": str((identity / CERTIFICATE).relative_to(data_dir)),
-        "key": str((identity / KEY).relative_to(data_dir)),
-    }
-    path = data_dir / CONTEXT_FILE
-    write_atomically(path, "".join(f'{key} = "{value}"\n' for key, value in values.items()).encode(), 0o600)
-    return path
-
-
-def default_addresses(settings: CertificateServiceSettings) -> dict[str, str]:
-    """The addresses of both listeners as the settings have them."""
-    return addresses_of(settings, settings.tls_port, settings.mtls_port)
-
-
-def addresses_of(settings: CertificateServiceSettings, tls_port: int, mtls_port: int) -> dict[str, str]:
-    """The addresses of both listeners, under the first name in the server certificate."""
-    name = settings.server_names[0]
-    host = f"[{name}]" if ":" in name else name
-    return {"certificates_tls": f"{host}:{tls_port}", "certificates_mtls": f"{host}:{mtls_port}"}
-
-
-def known_addresses(data_dir: Path) -> dict[str, str]:
-    """Those in the context file that is there already."""
-    path = data_dir / CONTEXT_FILE
-    known = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {name: str(known[name]) for name in ADDRESSES if name in known}
 
 
 def _require_data_folder(data_dir: Path) -> None:

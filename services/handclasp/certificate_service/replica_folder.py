@@ -13,8 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from handclasp.certificate_service.certificate_authority import COMPLETE, key_file_of
-from handclasp.certificate_service.data_folder import DATABASE, IGNORED, KEYS, DataFolderError, make_data_folder
-from handclasp.certificate_service.first_start import CA_FILE, CONTEXT_FILE
+from handclasp.certificate_service.data_folder import (
+    CA_FILE,
+    CONTEXT_FILE,
+    DATABASE,
+    IGNORED,
+    KEYS,
+    DataFolderError,
+    make_data_folder,
+)
 from handclasp.certificate_service.storage.installation import ISSUING, ROOT
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.certificate_service.x509.issuing import generate_key, key_to_pem
