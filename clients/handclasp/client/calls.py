@@ -37,8 +37,7 @@ class TypedErrors(UnaryUnaryClientInterceptor):
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE and not _from_the_service(error):
                 raise explain_unavailable(error.details() or "", self._address, self._tls) from error
-            if error.code() is grpc.StatusCode.CANCELLED and not _from_the_service(error):
-                # Of a call that reached a server while it stopped; whoever cancels a call gets no status.
+            if _broken_off(error) and not _from_the_service(error):
                 raise connection_lost(self._address) from error
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and not _from_the_service(error):
                 raise explain_unimplemented(client_call_details.method, self._address) from error
@@ -96,6 +95,12 @@ def _changed(
 def _name(method: str | bytes) -> str:
     # grpcio has bytes where its annotations say str.
     return (method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]
+
+
+def _broken_off(error: grpc.aio.AioRpcError) -> bool:
+    """Of a call that reached a server while it stopped; or whose stream was reset, which gRPC tells as one status or
+    another by the number that came along, INTERNAL among them. Whoever cancels a call gets no status."""
+    return error.code() is grpc.StatusCode.CANCELLED or "RST_STREAM" in (error.details() or "")
 
 
 def _from_the_service(error: grpc.aio.AioRpcError) -> bool:

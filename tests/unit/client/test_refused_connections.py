@@ -237,12 +237,22 @@ async def test_a_connection_that_breaks_during_the_call_may_have_been_carried_ou
     assert "may or may not have been carried out" in error.message
 
 
-async def test_a_call_that_a_server_drops_without_a_word_may_have_been_carried_out() -> None:
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.CANCELLED, ""),
+        (grpc.StatusCode.INTERNAL, "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))"),
+    ],
+)
+async def test_a_call_that_a_server_drops_without_a_word_may_have_been_carried_out(
+    code: grpc.StatusCode, details: str
+) -> None:
     """As it happens to one that arrives while the server stops."""
     root = OutsideCA()
 
     async def drop(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        context.set_code(grpc.StatusCode.CANCELLED)
+        context.set_code(code)
+        context.set_details(details)
         return b""
 
     name = "handclasp.certificates.v1.CertificateService"
