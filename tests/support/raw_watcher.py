@@ -54,13 +54,17 @@ class RawWatcher:
         """Pings, acknowledging what it was told unless something else is given; returns the ping's number."""
         sent = next(_numbers) if number is None else number
         revision = self.position.revision if acknowledged is None else acknowledged
-        await self.call.write(Request(ping=Request.Ping(number=sent, acknowledged_revision=revision)))
+        await self._write(Request(ping=Request.Ping(number=sent, acknowledged_revision=revision)))
         return sent
 
     async def acknowledge(self, revision: int | None = None) -> None:
         """Acknowledges what it was told."""
         told = self.position.revision if revision is None else revision
-        await self.call.write(Request(acknowledgement=Request.Acknowledgement(revision=told)))
+        await self._write(Request(acknowledgement=Request.Acknowledgement(revision=told)))
+
+    async def _write(self, request: Request) -> None:
+        # gRPC cancels a call whose writer is cancelled within the write: the stream would end with a task that pings.
+        await asyncio.shield(asyncio.ensure_future(self.call.write(request)))
 
     async def lease(self, acknowledged: int | None = None) -> Response.Pong:
         """Pings until it has a lease; what changes before that is not acknowledged.
