@@ -261,14 +261,14 @@ class Watch:
                 head=head.revision,
                 hint="the database knows less than a relying party was told; was a backup restored?",
             )
-        self._least = head.revision
         yield Reset(head, history_lost=lost)
 
     def _stand_at(self, head: Position) -> None:
         self._position = head
         self._history_number = self._parts.feed.history_number
-        # Until it has heeded the reset, what it says that it has applied may be of another history.
-        self._least = head.revision
+        # Until it has heeded the reset, what it says that it has applied may be of another history, which may have had
+        # as many revisions, or more.
+        self._least = max(head.revision, 0 if self._applied is None else self._applied.revision + 1)
 
     def _is_of_another_history(self) -> bool:
         """Whether the history has parted from what this stream said."""

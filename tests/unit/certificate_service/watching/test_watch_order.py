@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -259,6 +260,35 @@ async def test_what_was_applied_before_a_reset_acknowledges_nothing(stage: Stage
         assert stage.leases.settled_up_to(3) == 0
         watch.acknowledge(3)
         assert stage.leases.settled_up_to(3) == 3
+
+
+@pytest.mark.parametrize("applied", [3, 5])
+async def test_nor_does_what_is_of_a_history_that_had_no_fewer_revisions(
+    stage: Stage, caller: Caller, database: Database, applied: int
+) -> None:
+    """It is not cut to the revisions that there are: the relying party has none of them, and may not know of it yet."""
+    for number in range(3):
+        await database.write(partial(_touch, f"certificates/{number}"))
+    await stage.feed.look()
+    with stage.watch(caller, Position(applied, 12345)) as watch:
+        messages = watch.messages()
+        assert isinstance(await anext(messages), Welcome)
+        watch.ping(1, applied)
+        watch.acknowledge(applied)
+        assert stage.leases.settled_up_to(3) == 0
+        assert isinstance(await anext(messages), Reset)
+        watch.ping(2, applied)
+        assert stage.leases.settled_up_to(3) == 0
+        for number in range(3, 6):
+            await database.write(partial(_touch, f"certificates/{number}"))
+        await stage.feed.look()
+        assert isinstance(await anext(messages), Changes)
+        watch.acknowledge(6)
+        assert stage.leases.settled_up_to(6) == 6
+
+
+async def _touch(name: str, transaction: Transaction) -> None:
+    transaction.touch(name, Effect.WITHDRAWN)
 
 
 async def test_a_watch_ends_when_the_history_has_parted_from_what_it_said(
