@@ -171,6 +171,12 @@ class _PrivateRotatingFileHandler(RotatingFileHandler):
         # a file ends with the record that fills it.
         return self.maxBytes > 0 and self.stream is not None and self.stream.tell() >= self.maxBytes
 
+    def doRollover(self) -> None:  # noqa: N802 - the base class's
+        if not self.backupCount and self.stream is not None:
+            # The base class would keep what is there, and write on behind it.
+            self.stream.truncate(0)
+        super().doRollover()
+
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return os.fdopen(descriptor, "a", encoding=self.encoding)
