@@ -63,6 +63,11 @@ def test_a_log_file_that_cannot_be_opened(tmp_path: Path, capsys: pytest.Capture
         ({"server_names": "certificates.example.org"}, 'server_names: must be a list, such as ["one", "another"]'),
         ({"server_names": ["https://a.example:1"]}, "server_names: 'https://a.example:1' is neither a DNS name nor"),
         ({"tls_port": 9000, "mtls_port": 9000}, "tls_port and mtls_port are both 9000"),
+        # gRPC is told in milliseconds, in 32 bits.
+        ({"limits": {"keepalive": float("inf")}}, "limits.keepalive: Input should be"),
+        ({"limits": {"max_connection_age": 3_000_000}}, "limits.max_connection_age: Input should be less than"),
+        ({"limits": {"max_connections": -1}}, "limits.max_connections: Input should be greater than or equal to 1"),
+        ({"log": {"backups": -1}}, "log.backups: Input should be greater than or equal to 0"),
         # Tokens that expire within that time would be forgotten while they are good.
         ({"request_retention": timedelta(days=-1)}, "request_retention: Input should be greater than or equal to 0"),
         # Of each of these, some moment would be none that there is.
