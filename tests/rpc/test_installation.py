@@ -73,6 +73,10 @@ async def test_a_first_start_makes_everything_for_its_owner_only(tmp_path: Path,
         secret = [*key_files(tmp_path), *data.glob("identities/*/*/key.pem")]
         assert len(secret) == 4
         assert {mode(path) for path in secret} == {0o600}
+        if database_url.startswith("sqlite"):
+            # Wherever it is: it has the hashes of passwords.
+            database = Path(make_url(database_url).database or "")
+            assert {mode(path) for path in database.parent.glob(f"{database.name}*")} == {0o600}
         assert mode(data / "keys") == 0o700
         for path in key_files(tmp_path):
             load_pem_private_key(path.read_bytes(), None)

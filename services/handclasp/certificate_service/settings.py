@@ -190,11 +190,6 @@ class CertificateServiceSettings(SectionSettings):
         return self
 
     @property
-    def embedded_database(self) -> Path | None:
-        """The file of the embedded database; None if `database_url` names another one."""
-        return self.data_dir / DATABASE if self.database_url is None else None
-
-    @property
     def sqlite_file(self) -> Path | None:
         """The file of a SQLite database; None if it is PostgreSQL, or is in memory only."""
         url = make_url(self.url())
