@@ -205,12 +205,13 @@ class Watch:
             Unauthenticated, PermissionDenied: the relying party's own right is over.
             Unavailable: SERVER_STOPPING.
         """
-        await self._check_right()
-        yield Welcome(self._parts.limits.ping_interval, self._parts.limits.lease)
         if self._applied is not None and self._applied.revision > self._position.revision:
             # Another process that serves the database may have said more than was heard of here so far.
             await self._parts.feed.look()
             self._stand_at(self._parts.feed.head)
+        # Not before it is known from where on changes are looked at: one that is in neither would be missed.
+        await self._check_right()
+        yield Welcome(self._parts.limits.ping_interval, self._parts.limits.lease)
         for message in self._beginning():
             yield message
         while True:
@@ -227,11 +228,13 @@ class Watch:
             certain_until = self._parts.replica.certain_until
             pings = list(self._pings)
             self._pings.clear()
+            head = self._parts.feed.head
             revisions = self._parts.feed.since(self._position)
             if self._concerns_own_right(revisions) or (pings and self._is_over()):
                 await self._check_right()
             if revisions is None:
-                self._position = self._parts.feed.head
+                # As it was before the right was looked at: what came meanwhile is looked at next.
+                self._position = head
                 self._least = self._position.revision
                 yield Reset(self._position, history_lost=False)
             else:
