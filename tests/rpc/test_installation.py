@@ -21,6 +21,7 @@ from handclasp.certificate_service.first_start import Administrator, RecoveryErr
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import Database, open_database
 from handclasp.certificate_service.storage.schema import authorities
+from handclasp.certificate_service.x509.issuing import server_names_of
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from tests.rpc.certificate_harness import trusted_ca, upload, why
 from tests.support.installation import Installation, SettableClock, running_installation
@@ -72,6 +73,10 @@ async def test_a_first_start_makes_everything_for_its_owner_only(tmp_path: Path,
         secret = [*key_files(tmp_path), *data.glob("identities/*/*/key.pem")]
         assert len(secret) == 4
         assert {mode(path) for path in secret} == {0o600}
+        if database_url.startswith("sqlite"):
+            # Wherever it is: it has the hashes of passwords.
+            database = Path(make_url(database_url).database or "")
+            assert {mode(path) for path in database.parent.glob(f"{database.name}*")} == {0o600}
         assert mode(data / "keys") == 0o700
         for path in key_files(tmp_path):
             load_pem_private_key(path.read_bytes(), None)
@@ -117,6 +122,20 @@ async def test_a_restart_keeps_everything(tmp_path: Path, database_url: str) -> 
             await client.certificates.GetCertificate(pb.GetCertificateRequest(name=issued.name))
         # The anchor lets its leaves through the handshake from the start.
         assert ca.pem in (await again.admin.certificates.GetTrustBundle(pb.GetTrustBundleRequest())).trust_anchors
+
+
+async def test_the_execution_server_gets_another_certificate_once_other_names_are_set(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Else clients that call it by a new name would not believe it for weeks."""
+    async with running(tmp_path, database_url) as first:
+        assert server_names_of(first.relying_party_identity.leaf) == ("localhost", "127.0.0.1", "::1")
+    names = ("Runs.example.org", "localhost")
+    async with running(tmp_path, database_url, server_names=names) as renamed:
+        assert server_names_of(renamed.relying_party_identity.leaf) == ("runs.example.org", "localhost")
+        assert renamed.admin_identity.certificate_pem == first.admin_identity.certificate_pem
+    async with running(tmp_path, database_url, server_names=names) as again:
+        assert again.relying_party_identity.certificate_pem == renamed.relying_party_identity.certificate_pem
 
 
 async def test_without_a_key_to_sign_with_it_says_what_to_do(tmp_path: Path, database_url: str) -> None:

@@ -202,6 +202,8 @@ async def test_page_tokens_are_bound_to_caller_and_filters(installation: Install
         ({"states": [99]}, "states"),
         ({"serial": "0x12"}, "serial"),
         ({"serial": "f" * 41}, "serial"),
+        ({"serial": ":"}, "serial"),
+        ({"fingerprint": "::"}, "fingerprint"),
         ({"fingerprint": "ab"}, "fingerprint"),
         ({"fingerprint": "g" * 64}, "fingerprint"),
         ({"expire_before": Timestamp(seconds=2**62)}, "expire_before"),

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from handclasp.accounts.v1 import account_service_pb2 as accounts
+from handclasp.certificate_service.passwords.hashing import Argon2
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.client.client import HandclaspClient
@@ -76,6 +77,36 @@ async def test_no_user_is_made_on_the_strength_of_what_was_so_before(installatio
     refused = {"demoted": "ACCESS_DENIED"}.get(how, "CERTIFICATE_NOT_ACCEPTED")
     assert outcomes.count("OK") == len(made) < len(names)
     assert set(outcomes) <= {"OK", refused}
+
+
+async def test_nothing_is_given_by_a_password_that_another_one_has_replaced(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a thief's call that is under way would outlive the password that was set against the thief."""
+    manager = await installation.new_user(grants={"USER_MANAGEMENT": "users/by-password-*"}, password=PASSWORD)
+    theirs, fresh = PASSWORD + " of the thief's", PASSWORD + " that is new"
+    installation.secrets.add_password(theirs, manager)
+    installation.secrets.add_password(fresh, manager)
+    admitted, go_on = asyncio.Event(), asyncio.Event()
+    hash_at_once = Argon2.hash
+
+    async def hash_later(argon2: Argon2, password: str) -> str:
+        if password == theirs:
+            admitted.set()
+            await go_on.wait()
+        return await hash_at_once(argon2, password)
+
+    monkeypatch.setattr(Argon2, "hash", hash_later)
+    async with installation.client(user=manager, password=PASSWORD) as client:
+        request = create_user("by-password-late", password=theirs)
+        making = asyncio.create_task(outcome(client.accounts.CreateUser(request)))
+        await asyncio.wait_for(admitted.wait(), 20)
+        await installation.admin.accounts.SetPassword(
+            accounts.SetPasswordRequest(name=f"users/{manager}", new_password=fresh)
+        )
+        go_on.set()
+        assert await making == "CREDENTIALS_INVALID"
+    assert await users_of(installation, ["by-password-late"]) == set()
 
 
 async def users_of(installation: Installation, names: list[str]) -> set[str]:

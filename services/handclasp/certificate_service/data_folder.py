@@ -55,7 +55,7 @@ def data_folder(path: Path, *, inherited: int | None = None) -> Iterator[int]:
 @contextmanager
 def sqlite_file(path: Path) -> Iterator[None]:
     """Holds a SQLite database while inside, whichever data folder and symbolic link it is used by: a single process
-    serves it.
+    serves it. If it is not there, its file is made, for its owner only.
 
     Raises:
         DataFolderError: another process holds it, or its folder cannot be written to.
@@ -65,6 +65,9 @@ def sqlite_file(path: Path) -> Iterator[None]:
             # SQLite follows symbolic links, too. Hard links it does not take: their journals would be apart.
             real = path.resolve()
             stack.enter_context(held_alone(real.with_name(f"{real.name}.lock")))
+            if not real.exists():
+                # SQLite gives its other files the rights of this one, and by itself would let everybody read it.
+                real.touch(0o600)
         except HeldByAnotherError:
             raise DataFolderError(
                 f"the database {path} is served by another process of the certificate service; SQLite is for one. Stop"

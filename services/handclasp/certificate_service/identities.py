@@ -17,7 +17,13 @@ from handclasp.certificate_service.use_cases.caller import the_service_itself
 from handclasp.certificate_service.use_cases.issue_certificate import IssueRequest
 from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.x509.fingerprints import fingerprint
-from handclasp.certificate_service.x509.issuing import certificate_pem, generate_key, key_to_pem
+from handclasp.certificate_service.x509.issuing import (
+    certificate_pem,
+    generate_key,
+    key_to_pem,
+    parse_server_name,
+    server_names_of,
+)
 from handclasp.serving.files import write_atomically, write_secret
 
 CERTIFICATE = "cert.pem"
@@ -25,7 +31,8 @@ KEY = "key.pem"
 
 
 async def ensure_identity(service: Service, user_id: str, *, server_names: tuple[str, ...] = ()) -> Path:
-    """The newest folder whose certificate has at least a third of its life left and is in force; else a new one.
+    """The newest folder whose certificate has these server names, at least a third of its life left, and is in force;
+    else a new one.
 
     Returns:
         The folder, below `identities/{user}/` in the data folder.
@@ -34,7 +41,7 @@ async def ensure_identity(service: Service, user_id: str, *, server_names: tuple
     """
     base = service.settings.data_dir / "identities" / user_id
     for folder in sorted(_folders(base), reverse=True):
-        if await _in_force(service, folder):
+        if await _will_do(service, folder, server_names):
             return folder
     return await _new_identity(service, base, user_id, server_names)
 
@@ -45,8 +52,10 @@ def _folders(base: Path) -> list[Path]:
     return [path for path in base.iterdir() if (path / CERTIFICATE).exists() and (path / KEY).exists()]
 
 
-async def _in_force(service: Service, folder: Path) -> bool:
+async def _will_do(service: Service, folder: Path, server_names: tuple[str, ...]) -> bool:
     leaf = x509.load_pem_x509_certificates((folder / CERTIFICATE).read_bytes())[0]
+    if set(server_names_of(leaf)) != {str(parse_server_name(name).value) for name in server_names}:
+        return False  # They were set anew since it was issued.
     life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
     if leaf.not_valid_after_utc - service.clock() < life / 3:
         return False

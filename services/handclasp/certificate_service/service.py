@@ -84,9 +84,6 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
     async with AsyncExitStack() as stack:
         if settings.sqlite_file is not None:
             stack.enter_context(sqlite_file(settings.sqlite_file))
-        if settings.embedded_database is not None:
-            # SQLite gives its other files the rights of this one, and by itself would let everybody read it.
-            settings.embedded_database.touch(0o600)
         database = open_database(settings.url())
         stack.push_async_callback(database.close)
         await migrate(database)

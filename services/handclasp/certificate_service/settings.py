@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from handclasp.certificate_service.data_folder import DATABASE
+from handclasp.certificate_service.domain.durations import CENTURY
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
 from handclasp.certificate_service.x509.issuing import parse_server_name
@@ -67,15 +68,20 @@ class CertificateServiceSettings(SectionSettings):
     server_certificate_lifetime: timedelta = Field(
         timedelta(days=30),
         gt=timedelta(minutes=5),
+        le=CENTURY,
         description="How long the service's own server certificate is valid; it is renewed at two thirds of that.",
     )
 
     maximum_lifetime: timedelta = Field(
-        timedelta(days=90), ge=timedelta(minutes=1), description="The longest that an issued certificate may be valid."
+        timedelta(days=90),
+        ge=timedelta(minutes=1),
+        le=CENTURY,
+        description="The longest that an issued certificate may be valid.",
     )
     maximum_enrollment_token_lifetime: timedelta = Field(
         timedelta(hours=24),
         ge=timedelta(minutes=1),
+        le=CENTURY,
         description="The longest that an enrollment token may be good. An hour, or this if it is less, is the default.",
     )
     protect_administrators: bool = Field(
@@ -113,7 +119,9 @@ class CertificateServiceSettings(SectionSettings):
         description="How many processes of relying parties may watch at once. Each takes one of the calls that"
         " maximum_concurrent_rpcs allows.",
     )
-    request_retention: timedelta = Field(timedelta(days=7), description="How long a request_id is remembered.")
+    request_retention: timedelta = Field(
+        timedelta(days=7), ge=timedelta(0), le=CENTURY, description="How long a request_id is remembered."
+    )
 
     maximum_request_length: Annotated[int, Field(ge=128 * 1024)] = Field(
         256 * 1024,
@@ -180,11 +188,6 @@ class CertificateServiceSettings(SectionSettings):
                 " postgresql+psycopg://..., or workers to 1"
             )
         return self
-
-    @property
-    def embedded_database(self) -> Path | None:
-        """The file of the embedded database; None if `database_url` names another one."""
-        return self.data_dir / DATABASE if self.database_url is None else None
 
     @property
     def sqlite_file(self) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,16 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from handclasp.transport.process import port_taken
 
 Readiness = Callable[[], Awaitable[str | None]]
 """None if ready; else what is missing, in a few words that anybody may read."""
+
+_MOST_CONNECTIONS = 100
+
+_numbers = itertools.count()
 
 
 class HealthSettings(Protocol):
@@ -29,6 +35,23 @@ class HealthSettings(Protocol):
 
     @property
     def health_port(self) -> int: ...
+
+
+class _Connection(H11Protocol):
+    """One that gives way: who connects and asks nothing must neither keep probes out nor use up the descriptors."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's has it so
+        super().connection_made(transport)
+        self._number = next(_numbers)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            idle = [one for one in self.connections if isinstance(one, _Connection) and one._is_idle()]
+            oldest = min(idle, key=lambda one: one._number)
+            # At once: what is aborted is still there until the event loop has its next turn.
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
 
 class _Server(uvicorn.Server):
@@ -76,7 +99,8 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
-            limit_concurrency=100,
+            http=_Connection,
+            ws="none",
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,
         )

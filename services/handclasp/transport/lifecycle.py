@@ -55,7 +55,8 @@ class StopRequests:
                 error = None if task.cancelling() else asyncio.CancelledError("nobody cancelled it")
             if error is not None:
                 _LOG.critical("background_task_failed", task=task.get_name(), exc_info=error)
-                self.request()
+                # Nobody has become impatient: calls that run may end, however many tasks fail.
+                self.request_if_none()
 
         task.add_done_callback(ended)
         return task

@@ -12,9 +12,10 @@ from enum import StrEnum
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
+from pydantic import Field
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from handclasp.serving.interceptor import current_call
@@ -47,15 +48,15 @@ class LogSettings:
         format: a line of `key=value` pairs, or a JSON object, for each event.
         level: the lowest level that is logged: `DEBUG`, `INFO`, `WARNING`, `ERROR`.
         file: a file (mode 0600) that is rotated; standard error if unset.
-        max_bytes: how large the file may get before it is rotated.
+        max_bytes: how large the file may get before it is rotated; 0 for no limit.
         backups: how many rotated files are kept.
     """
 
     format: LogFormat = LogFormat.KEY_VALUE
     level: str = "INFO"
     file: Path | None = None
-    max_bytes: int = 16 * 1024 * 1024
-    backups: int = 5
+    max_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    backups: Annotated[int, Field(ge=0)] = 5
 
     def with_file(self, file: Path | None) -> LogSettings:
         """The same with another file."""
@@ -170,6 +171,12 @@ class _PrivateRotatingFileHandler(RotatingFileHandler):
         # The base class formats each record once more, to know how long it is; that costs as much as writing it. Here
         # a file ends with the record that fills it.
         return self.maxBytes > 0 and self.stream is not None and self.stream.tell() >= self.maxBytes
+
+    def doRollover(self) -> None:  # noqa: N802 - the base class's
+        if not self.backupCount and self.stream is not None:
+            # The base class would keep what is there, and write on behind it.
+            self.stream.truncate(0)
+        super().doRollover()
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

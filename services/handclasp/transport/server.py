@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from pydantic import Field
+
+_LARGEST = 2**31 - 1
+"""gRPC's arguments have 32 bits."""
+
+_Number = Annotated[int, Field(ge=1, le=_LARGEST)]
+_Period = Annotated[float, Field(gt=0, le=_LARGEST / 1000, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +39,17 @@ class ServerLimits:
         max_connection_age_grace: how long calls may go on when that age is reached. Without it streams would run on.
     """
 
-    handshake_timeout: float = 5.0
-    connection_idle: float = 300.0
-    max_connections: int = 2000
-    max_concurrent_streams: int = 200
-    maximum_concurrent_rpcs: int | None = 1000
-    max_request_length: int = 4 * 1024 * 1024
-    max_metadata_size: int = 16 * 1024
-    keepalive: float = 30.0
-    ping_timeout: float = 10.0
-    max_connection_age: float | None = None
-    max_connection_age_grace: float = 30.0
+    handshake_timeout: _Period = 5.0
+    connection_idle: _Period = 300.0
+    max_connections: _Number = 2000
+    max_concurrent_streams: _Number = 200
+    maximum_concurrent_rpcs: _Number | None = 1000
+    max_request_length: _Number = 4 * 1024 * 1024
+    max_metadata_size: _Number = 16 * 1024
+    keepalive: _Period = 30.0
+    ping_timeout: _Period = 10.0
+    max_connection_age: _Period | None = None
+    max_connection_age_grace: _Period = 30.0
 
 
 def server_options(limits: ServerLimits, *, shared_ports: bool = False) -> list[tuple[str, Any]]:

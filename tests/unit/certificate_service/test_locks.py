@@ -9,16 +9,18 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 import pytest_asyncio
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import DBAPIError
 
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.storage import database as storage
-from handclasp.certificate_service.storage.database import Database, Transaction, open_database
+from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction, open_database
 from handclasp.certificate_service.storage.facts import FactsReader
 from handclasp.certificate_service.storage.migrate import migrate
+from handclasp.certificate_service.storage.notifications import Seals
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
+from handclasp.certificate_service.watching.others import OtherReplicas
 from handclasp.certificate_service.watching.replica import ReplicaLease
 from handclasp.serving.clock import lease_clock
 from tests.support.postgres import PostgresServer
@@ -150,3 +152,37 @@ async def test_a_server_that_vanished_is_noticed_while_it_owes_an_answer(shared:
         found = raw.driver_connection.info.get_parameters()
     assert int(found["keepalives_idle"]) + int(found["keepalives_interval"]) * int(found["keepalives_count"]) < 10
     assert int(found["tcp_user_timeout"]) <= 10_000
+
+
+async def test_however_many_calls_read_the_lease_is_renewed_and_changes_are_committed(shared: Database) -> None:
+    """Else whoever may list things could have every relying party answer UNAVAILABLE."""
+    feed = ChangeFeed(shared)
+    await feed.open()
+    replica = ReplicaLease(shared, feed, Leases(lease_clock, maximum=10), lease_clock, seconds=2.0, alone=False)
+    await replica.register()
+    others = OtherReplicas(shared, replica, lease_clock, Seals(b"secret"))
+    facts = FactsReader(shared)
+    begun = asyncio.Semaphore(0)
+    done = asyncio.Event()
+
+    async def read_long(snapshot: Snapshot) -> None:
+        await snapshot.fetch(select(1))
+        begun.release()
+        await done.wait()
+
+    reading = [asyncio.create_task(read(read_long)) for read in 10 * [shared.read, shared.query]]
+    for _ in range(4):
+        await begun.acquire()
+    await asyncio.sleep(0.1)
+    before = replica.certain_until
+    await replica._renew()
+    await shared.write(touch)
+    assert await others.look() == []
+    assert await facts.user("nobody") is None
+    assert await facts.peer("nobody's") is None
+    assert replica.certain_until > before
+    assert not any(task.done() for task in reading)
+    done.set()
+    await asyncio.gather(*reading)
+    await facts.close()
+    await feed.close()

@@ -39,6 +39,19 @@ def test_after_the_wait_one_is_looked_at(throttle: PasswordThrottle) -> None:
     assert throttle.begin(*ALICE, NOW + SECOND) is None
 
 
+def test_a_first_wait_of_a_day_can_be_doubled_often() -> None:
+    day = timedelta(days=1)
+    limits = ThrottleLimits(free_attempts=1, first_wait=day, longest_wait=day, forget_after=2 * day)
+    throttle = PasswordThrottle(limits)
+    fail(throttle, 1)
+    now = NOW
+    for _ in range(40):
+        now += day
+        assert throttle.begin(*ALICE, now) is None
+        throttle.end(*ALICE, now, right=False)
+    assert throttle.begin(*ALICE, now) is not None
+
+
 def test_waits_double_up_to_the_longest(throttle: PasswordThrottle) -> None:
     fail(throttle, 3)
     now, waits = NOW, []

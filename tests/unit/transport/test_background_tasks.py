@@ -35,6 +35,19 @@ async def test_one_that_ends_by_itself_is_a_request_to_stop(work: Callable[[], C
     assert [(entry["event"], entry["task"]) for entry in logs] == [("background_task_failed", "the watch")]
 
 
+async def test_two_that_fail_leave_running_calls_their_time() -> None:
+    """The second failure, or one while the service stops, is not somebody who asks for a stop at once."""
+    stop = StopRequests()
+    failing = {stop.on_failure(asyncio.create_task(fails())) for _ in range(2)}
+    await asyncio.wait(failing)
+    await asyncio.sleep(0)
+    at_once = asyncio.create_task(stop.wait_at_once())
+    await asyncio.sleep(0)
+    assert (stop.requested, at_once.done()) == (True, False)
+    stop.request()
+    await at_once
+
+
 async def test_one_that_is_cancelled_is_not() -> None:
     stop = StopRequests()
     task = stop.on_failure(asyncio.create_task(goes_on()))

@@ -76,6 +76,16 @@ def test_the_file_is_for_its_owner_only_also_after_rotation(tmp_path: Path) -> N
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
+def test_a_file_without_backups_does_not_grow_on(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    set_up_logging(LogSettings(file=path, max_bytes=2_000, backups=0))
+    for number in range(200):
+        logging.getLogger("tests").warning("event number %d", number)
+    assert [file.name for file in tmp_path.iterdir()] == ["log"]
+    assert path.stat().st_size < 4_000
+    assert "event number 199" in path.read_text()
+
+
 @pytest.mark.parametrize(
     "key",
     ["password", "old_password", "Authorization", "private_key_pem", "key_pem", "passphrase", "basic_credentials"],

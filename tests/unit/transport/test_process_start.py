@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,29 @@ def test_a_log_file_that_cannot_be_opened(tmp_path: Path, capsys: pytest.Capture
         ({"server_names": "certificates.example.org"}, 'server_names: must be a list, such as ["one", "another"]'),
         ({"server_names": ["https://a.example:1"]}, "server_names: 'https://a.example:1' is neither a DNS name nor"),
         ({"tls_port": 9000, "mtls_port": 9000}, "tls_port and mtls_port are both 9000"),
+        # gRPC is told in milliseconds, in 32 bits.
+        ({"limits": {"keepalive": float("inf")}}, "limits.keepalive: Input should be"),
+        ({"limits": {"max_connection_age": 3_000_000}}, "limits.max_connection_age: Input should be less than"),
+        ({"limits": {"max_connections": -1}}, "limits.max_connections: Input should be greater than or equal to 1"),
+        ({"log": {"backups": -1}}, "log.backups: Input should be greater than or equal to 0"),
+        # Tokens that expire within that time would be forgotten while they are good.
+        ({"request_retention": timedelta(days=-1)}, "request_retention: Input should be greater than or equal to 0"),
+        # Of each of these, some moment would be none that there is.
+        ({"request_retention": timedelta(days=1_000_000)}, "request_retention: Input should be less than or equal to"),
+        ({"maximum_lifetime": timedelta(days=4_000_000)}, "maximum_lifetime: Input should be less than or equal to"),
+        ({"denials": {"window": timedelta(days=1_000_000)}}, "denials.window: Input should be less than or equal to"),
+        (
+            {"server_certificate_lifetime": timedelta(days=4_000_000)},
+            "server_certificate_lifetime: Input should be less than or equal to",
+        ),
+        (
+            {"maximum_enrollment_token_lifetime": timedelta(days=4_000_000)},
+            "maximum_enrollment_token_lifetime: Input should be less than or equal to",
+        ),
+        (
+            {"throttle": {"longest_wait": timedelta(days=4_000_000)}},
+            "throttle.longest_wait: Input should be less than or equal to",
+        ),
     ],
 )
 def test_settings_that_would_be_found_wrong_only_after_the_first_start(

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from handclasp.errors import Reason, invalid_field
 
 MINIMUM_LIFETIME = timedelta(minutes=1)
+CENTURY = timedelta(days=36_525)
+"""Nobody needs more, and what is so far from now still is a date."""
 
 _UNITS = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)), ("s", timedelta(seconds=1)))
 

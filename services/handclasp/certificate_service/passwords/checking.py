@@ -8,7 +8,7 @@ import hmac
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -25,10 +25,16 @@ _Attempt: TypeAlias = tuple[str, str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """How a check came out; `retry_time` is set if the password was not looked at."""
+    """How a check came out.
+
+    Attributes:
+        retry_time: set if the password was not looked at.
+        password_hash: of the password, if it was right.
+    """
 
     right: bool
     retry_time: datetime | None = None
+    password_hash: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,11 +113,13 @@ class PasswordChecker:
 
     async def _compare(self, user_id: str, address: str, stored: asyncio.Future[str | None], password: str) -> Checked:
         right: bool | None = None
+        password_hash = None
         try:
-            right = await self._argon2.verify(await stored, password)
+            password_hash = await stored
+            right = await self._argon2.verify(password_hash, password)
         finally:
             self._throttle.end(user_id, address, self._clock(), right=right)
-        return Checked(right)
+        return Checked(right, password_hash=password_hash if right else None)
 
     def _finished(self, key: _Attempt, outcome: asyncio.Task[Checked]) -> None:
         # By now there may be another one, which compares with a newer password.

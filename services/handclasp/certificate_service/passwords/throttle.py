@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from handclasp.certificate_service.domain.durations import CENTURY
+
 # Of an IPv6 address: what is a subnet's (RFC 4291, section 2.5.4). Whoever has one has all the addresses in it.
 _SUBNET_BITS = 64
 
@@ -27,8 +29,8 @@ class ThrottleLimits:
     """
 
     free_attempts: Annotated[int, Field(ge=1)] = 5
-    first_wait: Annotated[timedelta, Field(ge=timedelta(milliseconds=1))] = timedelta(seconds=1)
-    longest_wait: Annotated[timedelta, Field(ge=timedelta(milliseconds=1))] = timedelta(minutes=5)
+    first_wait: Annotated[timedelta, Field(ge=timedelta(milliseconds=1), le=CENTURY)] = timedelta(seconds=1)
+    longest_wait: Annotated[timedelta, Field(ge=timedelta(milliseconds=1), le=CENTURY)] = timedelta(minutes=5)
     forget_after: Annotated[timedelta, Field(ge=timedelta(0))] = timedelta(minutes=15)
     remembered: Annotated[int, Field(ge=1)] = 20_000
 
@@ -72,7 +74,11 @@ class PasswordThrottle:
         beyond = attempts - self._limits.free_attempts
         if beyond < 0:
             return None
-        return min(self._limits.first_wait * (1 << min(beyond, 32)), self._limits.longest_wait)
+        doubled = 1 << min(beyond, 32)
+        # Compared so, since the product can be too large for a duration.
+        if self._limits.first_wait >= self._limits.longest_wait / doubled:
+            return self._limits.longest_wait
+        return self._limits.first_wait * doubled
 
     def _record(self, user_id: str, address: str, now: datetime) -> _Record:
         key = (user_id, address)

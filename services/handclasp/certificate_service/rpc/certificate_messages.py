@@ -127,10 +127,11 @@ def to_filter(request: pb.ListCertificatesRequest) -> CertificateFilter:
     serial = _hexadecimal(request.serial)
     if serial:
         serial = serial.lstrip("0") or "0"
-    if serial and _SERIAL.fullmatch(serial) is None:
+    # Also of what is nothing but colons: without a filter the list would have everything.
+    if request.serial and _SERIAL.fullmatch(serial) is None:
         raise invalid_field("serial", "must be hexadecimal, of at most 40 digits")
     fingerprint = _hexadecimal(request.fingerprint)
-    if fingerprint and _FINGERPRINT.fullmatch(fingerprint) is None:
+    if request.fingerprint and _FINGERPRINT.fullmatch(fingerprint) is None:
         raise invalid_field("fingerprint", "must be a SHA-256: 64 hexadecimal digits")
     return CertificateFilter(
         user_id=parse_user_name(request.user, "user") if request.user else None,

@@ -6,12 +6,15 @@ calls that write therefore share transactions: see `group_commit.py`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Executable, Result, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -156,6 +159,7 @@ class Database:
         writer: commits are on disk when they return.
         commits: the same, within the limits that transactions have while the service runs.
         shared: whether other processes may serve it, too.
+        readers: how many may read at once for callers, if all of these engines share their connections; None if not.
     """
 
     def __init__(
@@ -168,7 +172,9 @@ class Database:
         commits: AsyncEngine,
         batch: int,
         shared: bool,
+        readers: int | None = None,
     ) -> None:
+        self._readers = None if readers is None else asyncio.Semaphore(readers)
         self._snapshots = snapshots
         self._queries = queries
         self._lookups = lookups
@@ -206,13 +212,34 @@ class Database:
 
     async def read(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """Runs `work` on a snapshot. It sees every write that returned before."""
-        async with self._snapshots.begin() as connection:
+        async with self._turn(), self._snapshots.begin() as connection:
             return await work(Snapshot(connection))
 
     async def query(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """The same for `work` that makes a single query, and so needs no transaction to see one state."""
+        async with self._turn():
+            return await self.query_apart(work)
+
+    async def query_apart(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """The same, and does not wait for what reads for callers. For what must not be late."""
         async with self._queries.connect() as connection:
             return await work(Snapshot(connection))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Leaves connections for what must not be late, however many calls read: lease, group commit, barrier."""
+        if self._readers is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await self._readers.acquire()
+        except TimeoutError:
+            raise PoolTimeoutError("too many calls read at once") from None
+        try:
+            yield
+        finally:
+            self._readers.release()
 
     async def write(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None
@@ -333,6 +360,7 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             commits=engine.execution_options(**{_WRITES: True}),
             batch=batch,
             shared=True,
+            readers=readers,
         )
     raise ValueError(f"a database of the kind '{kind}' is not supported; use sqlite+aiosqlite or postgresql+psycopg")
 

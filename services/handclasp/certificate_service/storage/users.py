@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,9 @@ from handclasp.certificate_service.domain.users import User, UserState
 from handclasp.certificate_service.domain.visibility import Visible
 from handclasp.certificate_service.storage.database import Snapshot, Transaction
 from handclasp.certificate_service.storage.schema import user_profiles, users
+
+# Ranges in one condition, which an index helps with. Of more, SQLite would make an expression that is too deep for it.
+_MOST_RANGES = 100
 
 
 async def find_user(snapshot: Snapshot, user_id: str) -> User | None:
@@ -85,7 +89,13 @@ async def list_administrators(snapshot: Snapshot, *, limit: int) -> list[str]:
 def ids_visible(column: ColumnElement[str], visible: Visible) -> ColumnElement[bool]:
     """The condition that an id is one that may be seen."""
     # No LIKE: that of SQLite takes `ACME-` for `acme-`, and uses no index. DEL comes after all that ids may hold.
-    parts = [and_(column >= prefix, column < f"{prefix}\x7f") for prefix in sorted(visible.prefixes)]
+    if len(visible.prefixes) <= _MOST_RANGES:
+        parts = [and_(column >= prefix, column < f"{prefix}\x7f") for prefix in sorted(visible.prefixes)]
+    else:
+        by_length: dict[int, list[str]] = defaultdict(list)
+        for prefix in sorted(visible.prefixes):
+            by_length[len(prefix)].append(prefix)
+        parts = [func.substr(column, 1, length).in_(prefixes) for length, prefixes in sorted(by_length.items())]
     return or_(column.in_(sorted(visible.ids)), *parts)
 
 

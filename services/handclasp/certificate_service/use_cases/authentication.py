@@ -13,7 +13,7 @@ from handclasp.certificate_service.domain.decisions import (
     judge_user,
 )
 from handclasp.certificate_service.domain.identifiers import decision_name
-from handclasp.certificate_service.passwords.checking import PasswordChecker
+from handclasp.certificate_service.passwords.checking import Checked, PasswordChecker
 from handclasp.certificate_service.storage.facts import FactsReader
 from handclasp.certificate_service.use_cases.caller import Caller, Clock, Credentials
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
@@ -65,7 +65,7 @@ class Authenticator:
             return None
         if credentials.username != user_id:
             return CredentialsOutcome(DecisionReason.CREDENTIALS_MISMATCH)
-        return await self._password_outcome(credentials, address)
+        return _outcome_of(await self._check_password(credentials, address))
 
     async def _by_certificate(
         self, fingerprint: str, credentials: Credentials | None, address: str, method: str
@@ -91,9 +91,9 @@ class Authenticator:
 
     async def _by_password(self, credentials: Credentials, address: str, method: str) -> Caller:
         name = credentials.username[:_LONGEST_NAME]
-        outcome = await self._password_outcome(credentials, address)
+        checked = await self._check_password(credentials, address)
         user: UserFacts | None = None
-        against = judge_credentials(outcome, name)
+        against = judge_credentials(_outcome_of(checked), name)
         if against is None:
             # Read after the password was checked, which takes a while.
             user = await self._facts.user(name)
@@ -101,13 +101,10 @@ class Authenticator:
         if user is None or against is not None:
             subject = Subject(user_id=name, resource=method, peer_address=address)
             raise self._refusal(against or _wrong_password(name), subject)
-        return Caller(user, address=address)
+        return Caller(user, address=address, password_hash=checked.password_hash)
 
-    async def _password_outcome(self, credentials: Credentials, address: str) -> CredentialsOutcome | None:
-        checked = await self._passwords.check(credentials.username[:_LONGEST_NAME], credentials.password, address)
-        if checked.retry_time is not None:
-            return CredentialsOutcome(DecisionReason.CREDENTIALS_THROTTLED, checked.retry_time)
-        return None if checked.right else CredentialsOutcome(DecisionReason.CREDENTIALS_INVALID)
+    async def _check_password(self, credentials: Credentials, address: str) -> Checked:
+        return await self._passwords.check(credentials.username[:_LONGEST_NAME], credentials.password, address)
 
     def _refusal(self, verdict: Verdict, subject: Subject) -> HandclaspError:
         """Records the denial. The peer is told little: not whether a user exists, nor what became of a certificate."""
@@ -138,6 +135,13 @@ class Authenticator:
                     " its user disabled. Whoever may see the audit log can explain the decision",
                     metadata=metadata,
                 )
+
+
+def _outcome_of(checked: Checked) -> CredentialsOutcome | None:
+    """None if the password is right."""
+    if checked.retry_time is not None:
+        return CredentialsOutcome(DecisionReason.CREDENTIALS_THROTTLED, checked.retry_time)
+    return None if checked.right else CredentialsOutcome(DecisionReason.CREDENTIALS_INVALID)
 
 
 def _wrong_password(user_id: str) -> Verdict:

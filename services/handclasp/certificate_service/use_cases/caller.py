@@ -30,12 +30,14 @@ class Caller:
         certificate_id: of the certificate they presented; empty if they logged in by password.
         fingerprint: of that certificate's DER; empty without one.
         address: IP address, without port.
+        password_hash: of the password that they logged in by; None with a certificate.
     """
 
     facts: UserFacts
     certificate_id: str = ""
     fingerprint: str = ""
     address: str = ""
+    password_hash: str | None = field(default=None, repr=False)
 
     @property
     def user_id(self) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
 from handclasp.certificate_service.domain.denials import Denial
+from handclasp.certificate_service.domain.durations import CENTURY
 from handclasp.certificate_service.domain.identifiers import decision_name, new_id
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Database
@@ -43,7 +44,7 @@ class DenialLimits:
     """
 
     keep: Annotated[int, Field(ge=1)] = 100_000
-    window: Annotated[timedelta, Field(ge=timedelta(0))] = timedelta(seconds=60)
+    window: Annotated[timedelta, Field(ge=timedelta(0), le=CENTURY)] = timedelta(seconds=60)
     open_records: Annotated[int, Field(ge=1)] = 1_000
     open_records_per_peer: Annotated[int, Field(ge=1)] = 100
     flush_interval: Annotated[timedelta, Field(ge=timedelta(milliseconds=10))] = timedelta(seconds=1)

@@ -8,6 +8,7 @@ from datetime import datetime
 from handclasp.certificate_service.domain.decisions import judge_certificate, judge_user
 from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.storage.facts import peer_facts, user_facts
+from handclasp.certificate_service.storage.users import find_password_hash
 from handclasp.certificate_service.use_cases.caller import Caller
 from handclasp.errors import Reason, Unauthenticated
 
@@ -16,8 +17,9 @@ async def readmitted(transaction: Transaction, caller: Caller, now: datetime) ->
     """The caller with the grants of now, and of when the transaction is committed: nobody else commits a change from
     here on.
 
-    Between a call's admission and its transaction the caller's certificate may be revoked, their user disabled, a grant
-    taken away. Whoever did that was told that it is in force: so nothing is given by what was so before.
+    Between a call's admission and its transaction the caller's certificate may be revoked, their user disabled, another
+    password set, a grant taken away. Whoever did that was told that it is in force: so nothing is given by what was so
+    before.
 
     Raises:
         Unauthenticated: CERTIFICATE_NOT_ACCEPTED, CREDENTIALS_INVALID.
@@ -36,4 +38,9 @@ async def readmitted(transaction: Transaction, caller: Caller, now: datetime) ->
     user = (await user_facts(transaction, [caller.user_id])).get(caller.user_id)
     if user is None or judge_user(user) is not None:
         raise Unauthenticated(Reason.CREDENTIALS_INVALID, "the user was disabled while the call ran; nothing was done")
+    if await find_password_hash(transaction, caller.user_id) != caller.password_hash:
+        raise Unauthenticated(
+            Reason.CREDENTIALS_INVALID,
+            "another password was set while the call ran; nothing was done, so call again with that one",
+        )
     return replace(caller, facts=user)

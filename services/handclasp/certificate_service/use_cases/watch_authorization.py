@@ -205,12 +205,13 @@ class Watch:
             Unauthenticated, PermissionDenied: the relying party's own right is over.
             Unavailable: SERVER_STOPPING.
         """
-        await self._check_right()
-        yield Welcome(self._parts.limits.ping_interval, self._parts.limits.lease)
         if self._applied is not None and self._applied.revision > self._position.revision:
             # Another process that serves the database may have said more than was heard of here so far.
             await self._parts.feed.look()
             self._stand_at(self._parts.feed.head)
+        # Not before it is known from where on changes are looked at: one that is in neither would be missed.
+        await self._check_right()
+        yield Welcome(self._parts.limits.ping_interval, self._parts.limits.lease)
         for message in self._beginning():
             yield message
         while True:
@@ -227,11 +228,13 @@ class Watch:
             certain_until = self._parts.replica.certain_until
             pings = list(self._pings)
             self._pings.clear()
+            head = self._parts.feed.head
             revisions = self._parts.feed.since(self._position)
             if self._concerns_own_right(revisions) or (pings and self._is_over()):
                 await self._check_right()
             if revisions is None:
-                self._position = self._parts.feed.head
+                # As it was before the right was looked at: what came meanwhile is looked at next.
+                self._position = head
                 self._least = self._position.revision
                 yield Reset(self._position, history_lost=False)
             else:
@@ -261,14 +264,14 @@ class Watch:
                 head=head.revision,
                 hint="the database knows less than a relying party was told; was a backup restored?",
             )
-        self._least = head.revision
         yield Reset(head, history_lost=lost)
 
     def _stand_at(self, head: Position) -> None:
         self._position = head
         self._history_number = self._parts.feed.history_number
-        # Until it has heeded the reset, what it says that it has applied may be of another history.
-        self._least = head.revision
+        # Until it has heeded the reset, what it says that it has applied may be of another history, which may have had
+        # as many revisions, or more.
+        self._least = max(head.revision, 0 if self._applied is None else self._applied.revision + 1)
 
     def _is_of_another_history(self) -> bool:
         """Whether the history has parted from what this stream said."""

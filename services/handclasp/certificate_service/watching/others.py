@@ -53,7 +53,7 @@ class OtherReplicas:
 
     async def look(self) -> list[Replica]:
         """The rows of the others. Remembers when each renewal was seen first: its lease began before that."""
-        found = await self._database.query(lambda snapshot: other_replicas(snapshot, self._own.id))
+        found = await self._database.query_apart(lambda snapshot: other_replicas(snapshot, self._own.id))
         now = self._clock()
         self._seen = {(one.id, one.renewals): self._seen.get((one.id, one.renewals), now) for one in found}
         self._longest = max([self._longest, *(one.lease for one in found)])

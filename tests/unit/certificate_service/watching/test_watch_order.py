@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from handclasp.certificate_service.domain.certificates import Revocation, RevocationReason
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
 from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.permissions import Grant, Permission, ProfileGrant
+from handclasp.certificate_service.storage.certificates import revoke_certificate
 from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.storage.facts import FactsReader
 from handclasp.certificate_service.use_cases.access import Access
@@ -31,7 +35,7 @@ from handclasp.certificate_service.use_cases.watch_authorization import (
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Leases
 from handclasp.certificate_service.watching.replica import ReplicaLease
-from handclasp.errors import Unavailable
+from handclasp.errors import Unauthenticated, Unavailable
 from tests.unit.certificate_service.records import put_certificate, put_profile, put_user
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 from tests.unit.x509.refusals import NOW
@@ -222,6 +226,58 @@ async def test_one_that_does_not_keep_up_begins_anew(stage: Stage, caller: Calle
         assert await anext(messages) == Reset(stage.feed.head, history_lost=False)
 
 
+async def test_a_right_that_is_taken_away_while_it_is_looked_at_gives_no_lease(
+    stage: Stage, caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if the relying party begins anew just then, for which changes are not gone through."""
+    with stage.watch(caller) as watch:
+        messages = watch.messages()
+        await begun(messages)
+        for number in range(10_001):
+            stage.publish(f"certificates/{number}")
+        revoke_after_the_next_look(stage, caller, database, monkeypatch)
+        assert isinstance(await anext(messages), Reset)
+        watch.ping(1, stage.feed.head.revision)
+        with pytest.raises(Unauthenticated):
+            await anext(messages)
+
+
+async def test_nor_at_the_beginning_of_a_watch(
+    stage: Stage, caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that comes with a position that is not known here, and of another history."""
+    revoke_after_the_next_look(stage, caller, database, monkeypatch)
+    with stage.watch(caller, Position(7, 12345)) as watch:
+        messages = watch.messages()
+        await begun(messages)
+        watch.ping(1, stage.feed.head.revision)
+        with pytest.raises(Unauthenticated):
+            await anext(messages)
+
+
+def revoke_after_the_next_look(
+    stage: Stage, caller: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Has the relying party's certificate be revoked right after its right was looked at the next time."""
+    authenticator = stage.watching._parts.authenticator
+    authenticate = authenticator.authenticate
+
+    async def revoke(transaction: Transaction) -> None:
+        await revoke_certificate(
+            transaction, caller.certificate_id, Revocation(NOW, RevocationReason.UNSPECIFIED, "admin")
+        )
+        transaction.touch(f"certificates/{caller.certificate_id}", Effect.WITHDRAWN)
+
+    async def look(**arguments: Any) -> Caller:
+        monkeypatch.setattr(authenticator, "authenticate", authenticate)
+        found = await authenticate(**arguments)
+        await database.write(revoke)
+        stage.publish(f"certificates/{caller.certificate_id}")
+        return found
+
+    monkeypatch.setattr(authenticator, "authenticate", look)
+
+
 async def test_a_position_that_another_process_gave_out_is_caught_up_with(
     stage: Stage, caller: Caller, database: Database
 ) -> None:
@@ -259,6 +315,35 @@ async def test_what_was_applied_before_a_reset_acknowledges_nothing(stage: Stage
         assert stage.leases.settled_up_to(3) == 0
         watch.acknowledge(3)
         assert stage.leases.settled_up_to(3) == 3
+
+
+@pytest.mark.parametrize("applied", [3, 5])
+async def test_nor_does_what_is_of_a_history_that_had_no_fewer_revisions(
+    stage: Stage, caller: Caller, database: Database, applied: int
+) -> None:
+    """It is not cut to the revisions that there are: the relying party has none of them, and may not know of it yet."""
+    for number in range(3):
+        await database.write(partial(_touch, f"certificates/{number}"))
+    await stage.feed.look()
+    with stage.watch(caller, Position(applied, 12345)) as watch:
+        messages = watch.messages()
+        assert isinstance(await anext(messages), Welcome)
+        watch.ping(1, applied)
+        watch.acknowledge(applied)
+        assert stage.leases.settled_up_to(3) == 0
+        assert isinstance(await anext(messages), Reset)
+        watch.ping(2, applied)
+        assert stage.leases.settled_up_to(3) == 0
+        for number in range(3, 6):
+            await database.write(partial(_touch, f"certificates/{number}"))
+        await stage.feed.look()
+        assert isinstance(await anext(messages), Changes)
+        watch.acknowledge(6)
+        assert stage.leases.settled_up_to(6) == 6
+
+
+async def _touch(name: str, transaction: Transaction) -> None:
+    transaction.touch(name, Effect.WITHDRAWN)
 
 
 async def test_a_watch_ends_when_the_history_has_parted_from_what_it_said(
