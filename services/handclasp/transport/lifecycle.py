@@ -22,12 +22,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
+class ServiceFailedError(Exception):
+    """A background task failed, and so the service was stopped. Which one, and why, is in the log."""
+
+
 class StopRequests:
     """What asks a process to stop. The first request is for a graceful stop, a second one for a stop at once."""
 
     def __init__(self) -> None:
         self._graceful = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._failed = False
 
     def request(self) -> None:
         """Asks for a stop, or after the first time for a stop at once."""
@@ -55,6 +60,7 @@ class StopRequests:
                 error = None if task.cancelling() else asyncio.CancelledError("nobody cancelled it")
             if error is not None:
                 _LOG.critical("background_task_failed", task=task.get_name(), exc_info=error)
+                self._failed = True
                 # Nobody has become impatient: calls that run may end, however many tasks fail.
                 self.request_if_none()
 
@@ -74,6 +80,9 @@ class StopRequests:
         """While inside, SIGINT and SIGTERM are requests, and so is the end of a parent process that asked for it.
 
         Main thread only.
+
+        Raises:
+            ServiceFailedError: at the end, if a background task failed: whoever started the process is to see that.
         """
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -89,6 +98,8 @@ class StopRequests:
                 loop.remove_signal_handler(number)
             if pipe is not None:
                 loop.remove_reader(pipe)
+        if self._failed:
+            raise ServiceFailedError
 
     def _parent_is_gone(self, pipe: int) -> None:
         # Nothing is ever written to it, so that it can be read means that it was closed.

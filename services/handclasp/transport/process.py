@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from handclasp.errors import Reason
 from handclasp.serving.files import write_atomically
+from handclasp.transport.lifecycle import ServiceFailedError
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.settings import SETTINGS_FILE, SETTINGS_FILE_VARIABLE, SectionSettings
 
@@ -111,7 +112,7 @@ def run_process(
     options: Mapping[str, str] | None = None,
 ) -> None:
     """A service as a process: reads its settings, sets up the log, runs it, and exits with status 2 if the settings do
-    not fit, with status 1 if it cannot start.
+    not fit, with status 1 if it cannot start, or a part of it fails later.
 
     Args:
         name: what the message begins with.
@@ -139,6 +140,12 @@ def run_with_settings(name: str, settings: S, serve: Callable[[S], Coroutine[Any
         asyncio.run(serve(settings))
     except StartError as error:
         _refuse_start(name, error)
+    except ServiceFailedError:
+        print(
+            f"{Reason.INTERNAL}: {name}: stopped, since a part of it failed; the log says which and why",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def settings_fault(error: Exception, kind: type[SectionSettings], options: Mapping[str, str]) -> str:

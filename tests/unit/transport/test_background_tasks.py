@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from handclasp.transport.lifecycle import StopRequests
+from handclasp.certificate_service.settings import CertificateServiceSettings
+from handclasp.transport.lifecycle import ServiceFailedError, StopRequests
+from handclasp.transport.process import run_process
 
 
 async def fails() -> None:
@@ -57,3 +59,24 @@ async def test_one_that_is_cancelled_is_not() -> None:
         await asyncio.wait({task})
         await asyncio.sleep(0)
     assert (stop.requested, logs) == (False, [])
+
+
+async def test_the_end_of_the_process_tells_that_one_failed() -> None:
+    stop = StopRequests()
+    with pytest.raises(ServiceFailedError), stop.on_signals():
+        stop.on_failure(asyncio.create_task(fails()))
+        await stop.wait()
+    with StopRequests().on_signals():
+        pass
+
+
+def test_whoever_started_the_process_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
+    async def serve(_: CertificateServiceSettings) -> None:
+        raise ServiceFailedError
+
+    with pytest.raises(SystemExit) as ended:
+        run_process("service", CertificateServiceSettings, lambda: CertificateServiceSettings(tls_port=0), serve)
+    assert ended.value.code == 1
+    assert (
+        capsys.readouterr().err == "INTERNAL: service: stopped, since a part of it failed; the log says which and why\n"
+    )
