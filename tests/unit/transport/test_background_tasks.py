@@ -62,12 +62,18 @@ async def test_one_that_is_cancelled_is_not() -> None:
 
 
 async def test_the_end_of_the_process_tells_that_one_failed() -> None:
-    stop = StopRequests()
-    with pytest.raises(ServiceFailedError), stop.on_signals():
-        stop.on_failure(asyncio.create_task(fails()))
-        await stop.wait()
-    with StopRequests().on_signals():
-        pass
+    async def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        stop = StopRequests()
+        with stop.on_signals():
+            task = stop.on_failure(asyncio.create_task(work()))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            await asyncio.sleep(0)
+
+    await run(goes_on)
+    with pytest.raises(ServiceFailedError):
+        await run(fails)
 
 
 def test_whoever_started_the_process_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
