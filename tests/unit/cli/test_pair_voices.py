@@ -1,0 +1,49 @@
+"""What the services that `up` starts say on standard error, and how their end is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from handclasp.cli.pair import _Services
+from handclasp.transport.lifecycle import StopRequests
+from handclasp.transport.process import StartError, fault_prefix
+
+FAULT = f"{fault_prefix('handclasp executions')}no luck"
+
+# Leaves somebody behind who has its standard error.
+SURVIVED = """
+import pathlib, subprocess, sys
+heir = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdin=subprocess.DEVNULL)
+pathlib.Path({heir!r}).write_text(str(heir.pid))
+print({fault!r}, file=sys.stderr)
+sys.exit(1)
+"""
+
+
+@pytest.fixture
+async def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Services]:
+    """Whose modules are those in the folder of the test."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    reading, writing = os.pipe()
+    made = _Services(tmp_path, reading, StopRequests(), free_ports=True)
+    yield made
+    await made.stop()
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_a_service_that_ended_is_not_kept_by_what_it_started(services: _Services, tmp_path: Path) -> None:
+    heir = tmp_path / "heir"
+    (tmp_path / "survived.py").write_text(SURVIVED.format(heir=str(heir), fault=FAULT))
+    try:
+        with pytest.raises(StartError, match="the service executions cannot start: no luck"):
+            async with asyncio.timeout(20):
+                await services._spawn("executions", "survived", {})
+    finally:
+        os.kill(int(heir.read_text()), signal.SIGKILL)
