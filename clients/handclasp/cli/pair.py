@@ -9,8 +9,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,12 +321,27 @@ class _Voice:
             lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(pipe, "rb", buffering=0)
         )
         with closing(transport):
-            async for line in lines:
+            async for line in _lines(lines):
                 text = line.decode("utf-8", "backslashreplace")
                 if text.startswith(self._prefix):
                     self._fault = text.removeprefix(self._prefix).strip()
                 elif not _GRPC_CORE.match(text):
-                    sys.stderr.write(text)
+                    with suppress(OSError):  # It was closed here; the pipe is to be read all the same.
+                        sys.stderr.write(text)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream. One that is too long comes in parts: who writes it must not wait for a reader for ever."""
+    while True:
+        try:
+            line = await stream.readuntil()
+        except asyncio.IncompleteReadError as end:
+            line = end.partial
+        except asyncio.LimitOverrunError as overrun:
+            line = await stream.readexactly(overrun.consumed)
+        if not line:
+            return
+        yield line
 
 
 def _end(status: int | None) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +23,15 @@ SURVIVED = """
 import pathlib, subprocess, sys
 heir = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdin=subprocess.DEVNULL)
 pathlib.Path({heir!r}).write_text(str(heir.pid))
+print({fault!r}, file=sys.stderr)
+sys.exit(1)
+"""
+
+# Says more in a line than asyncio's streams take.
+TALKATIVE = """
+import sys
+for _ in range(3):
+    print("x" * 200_000, file=sys.stderr, flush=True)
 print({fault!r}, file=sys.stderr)
 sys.exit(1)
 """
@@ -47,3 +58,28 @@ async def test_a_service_that_ended_is_not_kept_by_what_it_started(services: _Se
                 await services._spawn("executions", "survived", {})
     finally:
         os.kill(int(heir.read_text()), signal.SIGKILL)
+
+
+async def test_a_service_that_says_a_lot_is_not_kept_waiting(
+    services: _Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "talkative.py").write_text(TALKATIVE.format(fault=FAULT))
+    with pytest.raises(StartError, match="the service executions cannot start: no luck"):
+        async with asyncio.timeout(20):
+            await services._spawn("executions", "talkative", {})
+    assert capsys.readouterr().err == 3 * ("x" * 200_000 + "\n")
+
+
+async def test_nor_is_it_if_nobody_hears_it(
+    services: _Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    (tmp_path / "talkative.py").write_text(TALKATIVE.format(fault=FAULT))
+    with monkeypatch.context() as patched, os.fdopen(writing, "w", buffering=1) as deaf:
+        patched.setattr(sys, "stderr", deaf)
+        with pytest.raises(StartError, match="the service executions cannot start: no luck"):
+            async with asyncio.timeout(20):
+                await services._spawn("executions", "talkative", {})
+        with contextlib.suppress(OSError):
+            deaf.close()
