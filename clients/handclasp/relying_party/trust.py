@@ -103,8 +103,9 @@ class TrustFollower:
             # A bundle that is read from here on has all that was applied by now.
             position, resets = self._knowledge.applied, self._resets
             await self._read_until_it_works("the last one stays in force")
-            # After a reset meanwhile, the position may be one of another history; then it is read once more.
-            if position is None or resets != self._resets:
+            # After a reset meanwhile, or if one is due because the history was lost, the position may be one of another
+            # history; then it is read once more.
+            if position is None or resets != self._resets or self._knowledge.applied is None:
                 continue
             all_of_it = self._awaited <= position.revision
             if all_of_it:
