@@ -346,7 +346,9 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 def _end(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"killed by {signal.Signals(-status).name}"
+        # Those between SIGRTMIN and SIGRTMAX have no names.
+        names = {known.value: known.name for known in signal.Signals}
+        return f"killed by {names.get(-status, f'signal {-status}')}"
     return f"exit status {status}"
 
 

@@ -83,3 +83,14 @@ async def test_nor_is_it_if_nobody_hears_it(
                 await services._spawn("executions", "talkative", {})
         with contextlib.suppress(OSError):
             deaf.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGRTMIN + 5, "killed by signal ")]
+)
+async def test_a_service_that_a_signal_ended_is_told_of(
+    services: _Services, tmp_path: Path, number: int, said: str
+) -> None:
+    (tmp_path / "killed.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    with pytest.raises(StartError, match=said):
+        await services._spawn("executions", "killed", {})
