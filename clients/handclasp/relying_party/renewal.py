@@ -116,6 +116,7 @@ class IdentityRenewal:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, self._times.last_retry)
             else:
+                delay = self._times.first_retry
                 # The validity begins a while before the issuing, so one that lives for minutes is due at once.
                 await asyncio.sleep(min(self._times.check_interval, max(self._remaining() / 3, _SHORTEST_PAUSE)))
 
