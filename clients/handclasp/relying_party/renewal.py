@@ -112,8 +112,11 @@ class IdentityRenewal:
             except (grpc.aio.AioRpcError, ConnectionReplacedError, TlsMaterialError) as error:
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MAY_COME_RIGHT:
                     self._open = None
-                _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=delay)
-                await asyncio.sleep(delay)
+                # Several more times, however little is left: once it has expired, nothing renews it.
+                left = self._remaining()
+                pause = min(delay, max(left / 3, self._times.first_retry)) if left > 0 else delay
+                _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=pause)
+                await asyncio.sleep(pause)
                 delay = min(2 * delay, self._times.last_retry)
             else:
                 delay = self._times.first_retry
