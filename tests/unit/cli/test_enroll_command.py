@@ -76,6 +76,12 @@ def test_the_start_of_an_execution_server_has_the_port_that_the_service_says(
     assert f"handclasp serve executions --certificate-service {small.mtls} --ca " in ran.out
 
 
+def test_no_token_is_made_that_cannot_be_shown(handclasp: Handclasp, small: Small) -> None:
+    small.refuse["GetTrustBundle"] = [grpc.StatusCode.UNAVAILABLE]
+    assert handclasp("admin", "token", "--user", "alice").status == 1
+    assert not small.asked("CreateEnrollmentToken")
+
+
 def test_a_token_as_json(handclasp: Handclasp, small: Small) -> None:
     made = handclasp("admin", "token", "--user", "alice", "-o", "json").json
     assert (made["token"], made["url"], made["ca_fingerprint"]) == (TOKEN, small.tls, small.fingerprint)
