@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -56,6 +58,21 @@ async def test_when_a_change_of_an_anchor_is_acknowledged_the_next_handshake_hee
         assert await outside.gets_in()
         shop.service.trust_anchors.clear()
         await shop.watches.change((ANCHOR, WITHDRAWN))
+
+
+async def test_handlers_that_wait_in_threads_do_not_hold_it_up(shop: Shop) -> None:
+    outside = Outside(shop)
+    over = threading.Event()
+    threads = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(threads)
+    waiting = asyncio.create_task(asyncio.to_thread(over.wait))
+    try:
+        shop.service.trust_anchors.append(outside.ca.pem)
+        await shop.watches.change((ANCHOR, GIVEN))
+        assert await outside.gets_in()
+    finally:
+        over.set()
+        await waiting
 
 
 async def test_decisions_heed_it_before_it_is_acknowledged(shop: Shop) -> None:
