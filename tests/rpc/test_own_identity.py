@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ import structlog
 from cryptography import x509
 
 from handclasp.relying_party import Options, RelyingParty, RenewalTimes
-from handclasp.relying_party.identity_files import IdentityFiles
+from handclasp.relying_party.identity_files import FilesHeldError, IdentityFiles
 from handclasp.serving.tls import TlsIdentity
 from tests.rpc.execution_harness import until
 from tests.rpc.party_lab import Shop, running_shop
@@ -139,6 +140,33 @@ async def test_an_identity_that_cannot_be_written_is_used_all_the_same(
         assert (tmp_path / "cert.pem").read_text() == shop.own.pem
         assert shown_to_the_service(shop) != shop.own.certificate
         await shop.unary()
+
+
+async def test_others_are_kept_from_the_files_until_they_are_written_also_by_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+    replace = IdentityFiles.replace
+
+    def slow(files: IdentityFiles, identity: TlsIdentity) -> None:
+        writing.set()
+        go_on.wait(20)
+        replace(files, identity)
+
+    monkeypatch.setattr(IdentityFiles, "replace", slow)
+    others = IdentityFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
+    async with renewing_shop(tmp_path) as (shop, wall):
+        wall.days = 20.5
+        await until(writing.is_set)
+        stopping = asyncio.create_task(shop.party.__aexit__(None, None, None))
+        await asyncio.sleep(0.1)
+        try:
+            with pytest.raises(FilesHeldError), others.held():
+                pass
+        finally:
+            go_on.set()
+            await stopping
+        assert others.read().chain_pem != shop.own.pem.encode()
 
 
 async def test_of_several_processes_with_the_same_files_one_renews_and_the_others_follow(tmp_path: Path) -> None:

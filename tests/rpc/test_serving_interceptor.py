@@ -8,9 +8,10 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from handclasp.errors import HandclaspError, Internal, PermissionDenied, Unavailable, Unimplemented
+from handclasp.errors import HandclaspError, Internal, InvalidArgument, PermissionDenied, Unavailable, Unimplemented
 from handclasp.errors.status import from_rpc_error
 from handclasp.serving.peer import Peer
 from tests.rpc.execution_harness import until
@@ -86,6 +87,14 @@ async def test_services_translate_what_they_foresee(lab: Lab) -> None:
     assert error.reason == "STORAGE_UNAVAILABLE"
     # Whoever called is told to have somebody look at the log.
     assert [line["cause"].partition(":")[0] for line in lines] == ["OSError"]
+
+
+async def test_what_does_not_parse_is_refused_where_it_is_read_from_the_context(lab: Lab) -> None:
+    measured: Any = lab.channel.stream_unary(f"/{SERVICE}/Measured")
+    requests = [Duration(seconds=seconds).SerializeToString() for seconds in (2, 3)]
+    assert await measured(iter(requests)) == b"5"
+    error = await refusal(measured(iter([*requests, b"\xff"])))
+    assert (type(error), error.reason) == (InvalidArgument, "REQUEST_MALFORMED")
 
 
 async def test_a_handler_that_aborts_by_itself_is_left_alone(lab: Lab) -> None:

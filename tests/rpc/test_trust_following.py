@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -13,7 +15,7 @@ import structlog
 from handclasp.errors import Unavailable
 from tests.rpc.execution_harness import ALLOWED, until
 from tests.rpc.party_lab import Shop, refusal, running_shop
-from tests.rpc.scripted_watch import GIVEN, WITHDRAWN, ScriptedWatches
+from tests.rpc.scripted_watch import GIVEN, WITHDRAWN, ScriptedStream, ScriptedWatches
 from tests.support.outside_ca import Issued, OutsideCA
 
 ANCHOR = "trustAnchors/outside"
@@ -56,6 +58,21 @@ async def test_when_a_change_of_an_anchor_is_acknowledged_the_next_handshake_hee
         assert await outside.gets_in()
         shop.service.trust_anchors.clear()
         await shop.watches.change((ANCHOR, WITHDRAWN))
+
+
+async def test_handlers_that_wait_in_threads_do_not_hold_it_up(shop: Shop) -> None:
+    outside = Outside(shop)
+    over = threading.Event()
+    threads = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(threads)
+    waiting = asyncio.create_task(asyncio.to_thread(over.wait))
+    try:
+        shop.service.trust_anchors.append(outside.ca.pem)
+        await shop.watches.change((ANCHOR, GIVEN))
+        assert await outside.gets_in()
+    finally:
+        over.set()
+        await waiting
 
 
 async def test_decisions_heed_it_before_it_is_acknowledged(shop: Shop) -> None:
@@ -146,6 +163,35 @@ async def test_what_was_read_before_a_reset_is_not_taken_for_what_the_new_histor
         assert shop.watches.stream.acknowledged == 0
         second.set()
         await shop.watches.acknowledgement(5)
+
+
+class OutOfReachOnceLost(ScriptedWatches):
+    """Refuses streams from when it has first said that it knows less."""
+
+    def _begin(self, stream: ScriptedStream) -> None:
+        super()._begin(stream)
+        if stream.start.applied.revision > self.revision and len(self.streams) == 3:
+            self.refusal = grpc.StatusCode.UNAVAILABLE
+
+
+async def test_nor_is_it_between_the_loss_of_the_history_and_the_reset(tmp_path: Path) -> None:
+    async with running_shop(tmp_path, watches=OutOfReachOnceLost(lease=1.0)) as shop:
+        await until(lambda: shop.party.ready)
+        shop.service.bundle_gate = first = asyncio.Event()
+        before = shop.service.bundles_read
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: shop.service.bundles_read > before)
+        # It is not in what is read just now, and is acknowledged once that has taken too long.
+        await shop.watches.change((ANCHOR, GIVEN))
+        shop.watches.revision, shop.watches.history = 5, "another"
+        shop.watches.stream.end(grpc.StatusCode.UNAVAILABLE)
+        await until(lambda: shop.watches.refusal is not None)
+        await until(lambda: not shop.party.ready)
+        first.set()
+        await until(lambda: shop.service.bundles_read == before + 2)
+        shop.watches.refusal = None
+        await shop.watches.acknowledgement(5)
+        assert [stream.start.applied.revision for stream in shop.watches.streams] == [0, 10, 11, 0]
 
 
 async def test_a_large_bundle_holds_up_nobody(shop: Shop) -> None:

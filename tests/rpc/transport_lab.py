@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unavailable
 from handclasp.serving.interceptor import Admit, CallInterceptor, Translate, current_caller, current_peer
@@ -90,6 +91,12 @@ class Kinds:
             raise_what(part)
             await context.write(part)
 
+    async def measured(self, _requests: Any, context: Any) -> bytes:
+        total = 0
+        while (part := await context.read()) is not grpc.aio.EOF:
+            total += part.seconds
+        return str(total).encode()
+
     def synchronous(self, request: bytes, context: Any) -> bytes:
         raise NotImplementedError("as generated base classes do")
 
@@ -108,6 +115,7 @@ class Kinds:
                 "Endless": grpc.unary_stream_rpc_method_handler(self.endless),
                 "Collected": grpc.stream_unary_rpc_method_handler(self.collected),
                 "Echoed": grpc.stream_stream_rpc_method_handler(self.echoed),
+                "Measured": grpc.stream_unary_rpc_method_handler(self.measured, Duration.FromString),
                 "Synchronous": grpc.unary_unary_rpc_method_handler(self.synchronous),
                 "Patient": grpc.unary_unary_rpc_method_handler(self.patient),
             },

@@ -63,8 +63,9 @@ async def token(
     )
     context = session.context()
     async with session.client() as client:
-        made = await client.certificates.CreateEnrollmentToken(request)
+        # Nothing may go wrong once the token is made: nobody else has it.
         bundle = await client.certificates.GetTrustBundle(GetTrustBundleRequest())
+        made = await client.certificates.CreateEnrollmentToken(request)
     instructions = Instructions(made, bundle, context)
     if session.as_json:
         print_json(to_json(made) | instructions.fields())

@@ -105,19 +105,34 @@ async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: P
     ):
         certificate = await enroll(places.tls, authority, token, csr_pem)
     done = Enrolled(certificate, folder, places.mtls or mutual_address(places.tls, service.bundle))
-    files.write_new(done.certificate_file, certificate.pem.encode(), files.PUBLIC_MODE)
-    contexts.write(
-        done.context_file,
-        contexts.Context(
-            certificates_tls=places.tls,
-            certificates_mtls=done.mtls,
-            executions=places.executions,
-            ca_file=done.ca_file,
-            certificate=done.certificate_file,
-            key=done.key_file,
-        ),
+    context = contexts.Context(
+        certificates_tls=places.tls,
+        certificates_mtls=done.mtls,
+        executions=places.executions,
+        ca_file=done.ca_file,
+        certificate=done.certificate_file,
+        key=done.key_file,
     )
+    try:
+        _write_both(done, context)
+    except HandclaspError as error:
+        raise type(error)(
+            error.reason,
+            f"{error.message}. The certificate is issued, for the key in {done.key_file}; the same command again gets"
+            " it, while the token is good",
+        ) from error
     return done
+
+
+def _write_both(done: Enrolled, context: contexts.Context) -> None:
+    """Writes certificate and context file, or neither: the next try refuses a folder that has one of them."""
+    with files.NewFile(done.certificate_file, files.PUBLIC_MODE) as file:
+        file.fill(done.certificate.pem.encode())
+        try:
+            contexts.write(done.context_file, context)
+        except HandclaspError:
+            file.discard()
+            raise
 
 
 def mutual_address(tls: str, bundle: TrustBundle) -> str:

@@ -9,8 +9,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _GRPC_CORE = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\] ")
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 20.0
+_LAST_WORDS = 1.0  # seconds until what an ended process said is read
 _HOST = "localhost"
 
 
@@ -225,18 +226,23 @@ class _Services:
         prefix = f"HANDCLASP_{name.upper()}_"
         own = {**settings, "ready_file": ready_file, "log__file": self._logs / f"{name}.log"}
         environment = {f"{prefix}{key.upper()}": str(value) for key, value in own.items()}
-        self._processes[name] = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
-            env={**_environment_of(name), **environment, PARENT_PIPE_VARIABLE: str(self._pipe)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=[self._pipe],
-            # Ctrl-C is for this process, which then stops the services in order.
-            start_new_session=True,
-        )
-        self._voices[name] = _Voice(name, process)
+        # A pipe of our own: with one of asyncio's, a process has not ended before all have that it was inherited by.
+        reading, writing = os.pipe()
+        self._voices[name] = _Voice(name, reading)
+        try:
+            self._processes[name] = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                module,
+                env={**_environment_of(name), **environment, PARENT_PIPE_VARIABLE: str(self._pipe)},
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=writing,
+                pass_fds=[self._pipe],
+                # Ctrl-C is for this process, which then stops the services in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(writing)
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 await self._until(_appearance(ready_file))
@@ -288,32 +294,61 @@ def _environment_of(name: str) -> dict[str, str]:
 
 
 class _Voice:
-    """What a service says on standard error: passed on, but for the line that says why it cannot start."""
+    """What a service says on standard error: passed on, but for the line that says why it cannot start.
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    Args:
+        pipe: to read from; closed here.
+    """
+
+    def __init__(self, name: str, pipe: int) -> None:
         self._prefix = fault_prefix(f"handclasp {name}")
         self._fault: str | None = None
-        self._listening = asyncio.create_task(self._listen(process))
+        self._listening = asyncio.create_task(self._listen(pipe))
 
     async def end(self) -> str | None:
-        """Why the service could not start, if it said so. To be called when it has ended."""
-        await self._listening
+        """Why the service could not start, if it said so. To be called when it has ended.
+
+        What integrations have started may live on with the other end of the pipe, and is not waited for.
+        """
+        await asyncio.wait({self._listening}, timeout=_LAST_WORDS)
+        self._listening.cancel()
+        await asyncio.wait({self._listening})
         return self._fault
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        if process.stderr is None:
+    async def _listen(self, pipe: int) -> None:
+        lines = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(pipe, "rb", buffering=0)
+        )
+        with closing(transport):
+            async for line in _lines(lines):
+                text = line.decode("utf-8", "backslashreplace")
+                if text.startswith(self._prefix):
+                    self._fault = text.removeprefix(self._prefix).strip()
+                elif not _GRPC_CORE.match(text):
+                    with suppress(OSError):  # It was closed here; the pipe is to be read all the same.
+                        sys.stderr.write(text)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream. One that is too long comes in parts: who writes it must not wait for a reader for ever."""
+    while True:
+        try:
+            line = await stream.readuntil()
+        except asyncio.IncompleteReadError as end:
+            line = end.partial
+        except asyncio.LimitOverrunError as overrun:
+            line = await stream.readexactly(overrun.consumed)
+        if not line:
             return
-        async for line in process.stderr:
-            text = line.decode("utf-8", "backslashreplace")
-            if text.startswith(self._prefix):
-                self._fault = text.removeprefix(self._prefix).strip()
-            elif not _GRPC_CORE.match(text):
-                sys.stderr.write(text)
+        yield line
 
 
 def _end(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"killed by {signal.Signals(-status).name}"
+        # Those between SIGRTMIN and SIGRTMAX have no names.
+        names = {known.value: known.name for known in signal.Signals}
+        return f"killed by {names.get(-status, f'signal {-status}')}"
     return f"exit status {status}"
 
 

@@ -53,11 +53,11 @@ def moment(given: str) -> datetime:
         return datetime.now(UTC) + duration(given)
     try:
         parsed = datetime.fromisoformat(given)
-    except ValueError as error:
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(
             f"{given!r} is not a time; write 2026-01-31, 2026-01-31T12:00:00Z, or 30d for thirty days from now"
         ) from error
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 
 def to_duration(given: timedelta) -> Duration:

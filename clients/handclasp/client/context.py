@@ -105,7 +105,9 @@ def render(context: Context) -> str:
         value: str | Path | None = getattr(context, field)
         if value is not None:
             text = str(value.absolute()) if isinstance(value, Path) else value
-            lines.append(f"{field} = {json.dumps(text, ensure_ascii=False)}\n")
+            # The one character that TOML wants escaped and JSON does not.
+            quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{field} = {quoted}\n")
     return "".join(lines)
 
 
@@ -117,12 +119,16 @@ def write(path: Path, context: Context, *, force: bool = False) -> None:
         InvalidArgument: the context does not fit, or the file cannot be written.
     """
     text = render(context)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        raise _invalid(path, "it would name a file whose name is not UTF-8; rename that one") from None
     _parse(path, tomllib.loads(text))
     files.make_folder(path.parent)
     if force:
-        files.replace(path, text.encode(), files.SECRET_MODE)
+        files.replace(path, content, files.SECRET_MODE)
     else:
-        files.write_new(path, text.encode(), files.SECRET_MODE)
+        files.write_new(path, content, files.SECRET_MODE)
 
 
 def _parse(path: Path, values: Mapping[str, object]) -> Context:

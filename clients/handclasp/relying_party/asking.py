@@ -106,8 +106,7 @@ class Asking:
                 except PermissionDenied:
                     nos.add(index)
                 else:
-                    if answer.generation == self._knowledge.generation and self._decisions.usable(yes):
-                        self._decisions.keep(subjects[index], yes)
+                    if self._take(subjects[index], yes, answer):
                         yeses[index] = yes
         raise not_asked()
 
@@ -126,17 +125,27 @@ class Asking:
                     continue
                 raise
             # Each caller looks for itself, those who share a question as well (rule 6).
-            if answer.generation != self._knowledge.generation:
-                continue
-            if self._decisions.usable(yes):
-                self._decisions.keep(subject, yes)
+            if self._take(subject, yes, answer):
                 return yes
-            if self._decisions.expired(yes):
-                raise Unauthenticated(
-                    Reason.CERTIFICATE_NOT_ACCEPTED,
-                    "the client certificate has expired by this server's clock; have a new one issued",
-                )
         raise not_asked()
+
+    def _take(self, subject: Subject, yes: Yes, answer: Answer) -> bool:
+        """Remembers a yes, if it may be used at this very moment; and says whether that is so.
+
+        Raises:
+            Unauthenticated: it has ended by itself, and would however often it is asked for.
+        """
+        if answer.generation != self._knowledge.generation:
+            return False
+        if self._decisions.usable(yes):
+            self._decisions.keep(subject, yes)
+            return True
+        if self._decisions.expired(yes):
+            raise Unauthenticated(
+                Reason.CERTIFICATE_NOT_ACCEPTED,
+                "the client certificate has expired by this server's clock; have a new one issued",
+            )
+        return False
 
     def _subject(self, peer: Peer, permission: Permission, resource: str) -> Subject:
         fingerprint = peer.fingerprint

@@ -88,6 +88,8 @@ class CallsInProgress:
         self._ask = ask
         self._grace = grace
         self._asking = asyncio.Semaphore(asked_at_once)
+        self._unanswered = False
+        """Whether there was no answer to the last question."""
         self._permits: dict[Call, dict[tuple[Permission, str, bool], Permit]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -196,17 +198,24 @@ class CallsInProgress:
             while call in self._permits:
                 try:
                     async with self._asking:
+                        if self._unanswered and self._clock() >= deadline:
+                            # Its turn came too late; of many calls, each would take as long to learn the same.
+                            self._end(call, _cut_off())
+                            return
                         permit.yes = await self._ask(call.peer, permit.permission, permit.resource)
                 except (Unauthenticated, PermissionDenied) as refusal:
+                    self._unanswered = False
                     if permit.filtered and isinstance(refusal, PermissionDenied):
                         return  # For want of a grant alone, so certificate and user are as good as before.
                     decision = {name: value for name, value in refusal.metadata.items() if name == "decision"}
                     self._end(call, _withdrawn("it was asked about anew, and is not allowed any more", decision))
-                except HandclaspError:
+                except HandclaspError as error:
+                    self._unanswered = isinstance(error, Unavailable)
                     if self._clock() >= deadline:
                         self._end(call, _cut_off())
                     await asyncio.sleep(_ASK_AGAIN)
                 else:
+                    self._unanswered = False
                     return
         finally:
             permit.being_asked = False

@@ -113,10 +113,12 @@ class IdentityFiles:
         try:
             write_atomically(self._next_key, identity.key_pem, 0o600)
             write_atomically(self._next_certificate, identity.chain_pem, self._mode())
+            self._complete()
         except OSError:
-            self._discard()
+            # Once the key is in its place, the certificate that is beside it is wanted at the next start.
+            if self._next_key.exists():
+                self._discard()
             raise
-        self._complete()
 
     def _read(self) -> TlsIdentity:
         identity = TlsIdentity(read_secret(self._key), self._certificate.read_bytes())

@@ -75,7 +75,8 @@ class Questions:
         """
         key = (subject, peer.address, self._knowledge.generation)
         task = self._open.get(key)
-        if task is None:
+        if task is None or task.done():
+            # One that is done just now, and not taken out yet, would have the same answer however often it is asked.
             task = self._open[key] = asyncio.create_task(self._asked_once(peer, permission, resource))
             task.add_done_callback(partial(self._close_question, key))
         # Whoever leaves does not take the answer away from the others.
@@ -113,7 +114,8 @@ class Questions:
         await asyncio.gather(*open_, return_exceptions=True)
 
     def _close_question(self, key: _Key, task: asyncio.Task[Answer]) -> None:
-        del self._open[key]
+        if self._open.get(key) is task:
+            del self._open[key]
         if not task.cancelled():
             task.exception()  # Looked at, since all who waited for it may have left.
 

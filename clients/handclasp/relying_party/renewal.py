@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import grpc
 import structlog
@@ -41,6 +44,8 @@ _MAY_COME_RIGHT = frozenset(
         grpc.StatusCode.INTERNAL,
     }
 )
+
+T = TypeVar("T")
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -107,10 +112,14 @@ class IdentityRenewal:
             except (grpc.aio.AioRpcError, ConnectionReplacedError, TlsMaterialError) as error:
                 if isinstance(error, grpc.aio.AioRpcError) and error.code() not in _MAY_COME_RIGHT:
                     self._open = None
-                _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=delay)
-                await asyncio.sleep(delay)
+                # Several more times, however little is left: once it has expired, nothing renews it.
+                left = self._remaining()
+                pause = min(delay, max(left / 3, self._times.first_retry)) if left > 0 else delay
+                _LOG.warning("identity_not_renewed", fault=described(error), expires=self._expiry(), retry_in=pause)
+                await asyncio.sleep(pause)
                 delay = min(2 * delay, self._times.last_retry)
             else:
+                delay = self._times.first_retry
                 # The validity begins a while before the issuing, so one that lives for minutes is due at once.
                 await asyncio.sleep(min(self._times.check_interval, max(self._remaining() / 3, _SHORTEST_PAUSE)))
 
@@ -134,7 +143,7 @@ class IdentityRenewal:
 
     async def _write(self, identity: TlsIdentity) -> None:
         try:
-            await asyncio.to_thread(self._files.replace, identity)
+            await _to_its_end(partial(self._files.replace, identity))
         except OSError as error:
             _LOG.warning(
                 "identity_not_written",
@@ -145,7 +154,7 @@ class IdentityRenewal:
     async def _of_another_process(self) -> TlsIdentity | None:
         """What is in the files, if that is another certificate than this process's, and not due itself."""
         try:
-            found = await asyncio.to_thread(self._files.read_held)
+            found = await _to_its_end(self._files.read_held)
         except (OSError, SecretFileError, TlsMaterialError) as error:
             _LOG.warning("identity_not_read", fault=str(error))
             return None
@@ -184,6 +193,18 @@ class IdentityRenewal:
 
     def _expiry(self) -> str:
         return _leaf(self._identity).not_valid_after_utc.isoformat()
+
+
+async def _to_its_end(work: Callable[[], T]) -> T:
+    """Does work on the files in a thread. Whoever is cancelled meanwhile goes on only after it, and so lets go of the
+    files only then: another process would take what is half written for what a crash has left."""
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        running.exception()  # Looked at: nobody is there to be told.
+        raise
 
 
 def _leaf(identity: TlsIdentity) -> x509.Certificate:

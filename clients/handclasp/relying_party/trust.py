@@ -7,7 +7,11 @@ only once the next handshake heeds it: so when `AddTrustAnchor` or `RemoveTrustA
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -26,6 +30,8 @@ LAST_RETRY = 5.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 5.0  # seconds that an acknowledgement waits
 # What is in the bundle: outside CAs, and those of the certificate service's replicas.
 _IN_THE_BUNDLE = ("trustAnchors/", "authorities/")
+
+T = TypeVar("T")
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -49,6 +55,8 @@ class TrustFollower:
         self._roots_pem = b""
         self._listeners: list[ReloadingCredentials] = []
         self._replacing = asyncio.Lock()
+        # Of its own: handlers may take all threads of the loop's, for as long as they like.
+        self._thread = ThreadPoolExecutor(1, "trust-bundle")
         self._wanted = asyncio.Event()
         self._awaited = 0
         """The revision of the newest change of a CA."""
@@ -97,14 +105,21 @@ class TrustFollower:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
+        try:
+            await self._follow()
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _follow(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             # A bundle that is read from here on has all that was applied by now.
             position, resets = self._knowledge.applied, self._resets
             await self._read_until_it_works("the last one stays in force")
-            # After a reset meanwhile, the position may be one of another history; then it is read once more.
-            if position is None or resets != self._resets:
+            # After a reset meanwhile, or if one is due because the history was lost, the position may be one of another
+            # history; then it is read once more.
+            if position is None or resets != self._resets or self._knowledge.applied is None:
                 continue
             all_of_it = self._awaited <= position.revision
             if all_of_it:
@@ -139,7 +154,7 @@ class TrustFollower:
                 )
                 async with self._replacing:
                     # In a thread, since a thousand anchors take a while to parse.
-                    roots_pem = await asyncio.to_thread(_compose, bundle)
+                    roots_pem = await self._in_thread(_compose, bundle)
                     if roots_pem != self._roots_pem:
                         await self._replace(self._identity, roots_pem)
                         _LOG.info("trust_bundle_replaced", certificates=roots_pem.count(b"-----BEGIN CERTIFICATE-----"))
@@ -158,11 +173,15 @@ class TrustFollower:
     async def _replace(self, identity: TlsIdentity, roots_pem: bytes) -> None:
         known = len(self._listeners)
         for listener in self._listeners[:known]:
-            await asyncio.to_thread(listener.replace, identity, roots_pem)
+            await self._in_thread(listener.replace, identity, roots_pem)
         self._identity, self._roots_pem = identity, roots_pem
         # One that was made meanwhile began with the old ones.
         for listener in self._listeners[known:]:
             listener.replace(identity, roots_pem)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        bound = partial(copy_context().run, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, bound)
 
 
 def _compose(bundle: messages.TrustBundle) -> bytes:

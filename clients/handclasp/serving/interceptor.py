@@ -118,7 +118,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         prepare = self._preparation(method, handler)
-        respond = (_write_responses if handler.response_streaming else _respond)(behaviour, prepare)
+        respond: Respond = (_write_responses if handler.response_streaming else _respond)(behaviour, prepare)
 
         async def unary(request: Any, context: Context) -> Any:
             return await self._guard(method, context, respond, request)
@@ -131,6 +131,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # from the context; what does not parse becomes the refusal that is raised when it is their turn.
         serializer = handler.response_serializer
         if handler.request_streaming:
+            respond = _refusing(respond)
             lenient = _lenient(self._bounded(handler.request_deserializer))
             if handler.response_streaming:
                 return grpc.stream_stream_rpc_method_handler(stream, lenient, serializer)
@@ -282,6 +283,32 @@ async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         if isinstance(request, InvalidArgument):
             raise request
         yield request
+
+
+def _refusing(respond: Respond) -> Respond:
+    """The same for handlers that read the requests of a stream from the context."""
+
+    async def refusing(request: Any, context: Context) -> Any:
+        reading: Any = _Reading(context)
+        return await respond(request, reading)
+
+    return refusing
+
+
+class _Reading:
+    """A context, from which the refusal of a request that cannot be parsed is raised and not returned."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def read(self) -> Any:
+        request = await self._context.read()
+        if isinstance(request, InvalidArgument):
+            raise request
+        return request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
 
 
 def _not_implemented() -> Unimplemented:

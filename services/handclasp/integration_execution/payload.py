@@ -186,9 +186,10 @@ def _write(value: Any, path: _Path, parts: list[str]) -> None:
     elif isinstance(value, bool):
         parts.append("true" if value else "false")
     elif isinstance(value, int):
+        # Kinds of int and float from elsewhere, numpy's for example, write themselves as no JSON.
         parts.append(int.__repr__(value))
     else:
-        parts.append(repr(_finite(value, path)))
+        parts.append(float.__repr__(_finite(value, path)))
 
 
 def to_struct(value: dict[str, Any]) -> Struct:

@@ -93,7 +93,7 @@ def _from_entry_points() -> Iterator[Found]:
         source = f"entry point {entry_point.name} = {entry_point.value}"
         try:
             loaded = entry_point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _broken(source, error) from error
         if not isinstance(loaded, Integration):
             raise IntegrationLoadError(

@@ -108,7 +108,7 @@ def _validated(integration: Integration[Any, Any], value: dict[str, Any]) -> Bas
         raise input_invalid(violations) from None
     except RecursionError:
         raise input_invalid([FieldViolation("", "is nested too deeply")]) from None
-    except Exception as error:  # noqa: BLE001 a validator that raises no ValueError is a bug of the integration's
+    except (Exception, SystemExit) as error:  # noqa: BLE001 a validator's bug; the server is not to end of it
         raise _failed(integration, error) from None
     return validated
 

@@ -410,3 +410,10 @@ def test_private_keys_are_never_sent(
     assert ran.status == 5
     assert ran.err.startswith(f"FILE_NOT_USABLE: {tmp_path / 'wrong'} holds a private key; nothing was sent. Give ")
     assert not small.seen
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_a_time_that_utc_has_not_is_no_time(handclasp: Handclasp, time: str) -> None:
+    ran = handclasp("cert", "list", "--expires-after", time)
+    assert ran.status == 2
+    assert f"{time!r} is not a time" in ran.err

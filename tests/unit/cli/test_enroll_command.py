@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.client import context as contexts
+from handclasp.client import files
 from handclasp.errors import Reason, Unauthenticated
 from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH
 from tests.unit.cli.conftest import Handclasp
@@ -73,6 +74,12 @@ def test_the_start_of_an_execution_server_has_the_port_that_the_service_says(
     small.enrolled_purposes = (CLIENT_AUTH, SERVER_AUTH)
     ran = bare(*enrolling(small, tmp_path / "out"))
     assert f"handclasp serve executions --certificate-service {small.mtls} --ca " in ran.out
+
+
+def test_no_token_is_made_that_cannot_be_shown(handclasp: Handclasp, small: Small) -> None:
+    small.refuse["GetTrustBundle"] = [grpc.StatusCode.UNAVAILABLE]
+    assert handclasp("admin", "token", "--user", "alice").status == 1
+    assert not small.asked("CreateEnrollmentToken")
 
 
 def test_a_token_as_json(handclasp: Handclasp, small: Small) -> None:
@@ -211,6 +218,28 @@ def test_a_lost_answer_leaves_the_key_for_the_next_try(
     assert (out / "key.pem").read_bytes() == key
     first, second = (x509.load_pem_x509_csr(seen.request.csr_pem.encode()) for seen in small.asked("Enroll"))
     assert first.public_key() == second.public_key()
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "context.toml"])
+def test_what_cannot_be_written_is_got_by_the_same_command_again(
+    bare: Handclasp, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    out = tmp_path / "out"
+    fill = files.NewFile.fill
+
+    def full(file: files.NewFile, content: bytes) -> None:
+        if file.path.name == name:
+            raise files.unusable(file.path, "the new file", OSError(28, "No space left on device"))
+        fill(file, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.NewFile, "fill", full)
+        ran = bare(*enrolling(small, out))
+    assert ran.status == 5
+    assert re.search(r"No space left.*is issued, for the key in .*key\.pem; the same command again", ran.err)
+    key = (out / "key.pem").read_bytes()
+    assert bare(*enrolling(small, out)).status == 0
+    assert (out / "key.pem").read_bytes() == key
 
 
 @pytest.mark.parametrize("name", ["cert.pem", "context.toml", "ca.pem"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_written_is_read_back_private_and_not_overwritten(tmp_path: Path) -> Non
     assert contexts.load(path) == Context(executions="a.example:1")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [item.name for item in path.parent.iterdir()] == ["context.toml"]
+
+
+def test_whatever_a_file_is_called_it_is_read_back_or_refused(tmp_path: Path) -> None:
+    path, named = tmp_path / "context.toml", tmp_path / 'a"\\\n\t\x01\x7f😀.pem'
+    contexts.write(path, Context(ca_file=named))
+    assert contexts.load(path).ca_file == named
+    with pytest.raises(InvalidArgument, match="not UTF-8") as caught:
+        contexts.write(tmp_path / "other.toml", Context(ca_file=tmp_path / os.fsdecode(b"\xff.pem")))
+    assert caught.value.reason == Reason.CONTEXT_INVALID
+    assert not (tmp_path / "other.toml").exists()
 
 
 def test_which_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -35,6 +36,21 @@ objects = st.dictionaries(
 def test_json_text_comes_back_as_it_was(value: dict[str, Any]) -> None:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     assert to_json(from_json(text)) == text
+
+
+class Kelvin(float):
+    """A kind of float that writes itself as numpy's do."""
+
+    def __repr__(self) -> str:
+        return f"Kelvin({float(self)!r})"
+
+
+class Level(float, Enum):
+    HIGH = 2.5
+
+
+def test_kinds_of_float_are_written_as_numbers() -> None:
+    assert to_json({"a": [Kelvin(1e22), Level.HIGH]}) == '{"a":[1e+22,2.5]}'
 
 
 @given(objects)

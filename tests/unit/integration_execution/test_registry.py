@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from handclasp.integration_execution.registry import Found, IntegrationLoadError, Registry, find_integrations
+from handclasp.integration_execution.registry import (
+    ENTRY_POINT_GROUP,
+    Found,
+    IntegrationLoadError,
+    Registry,
+    find_integrations,
+)
 
 TEMPLATE = """
 from pydantic import BaseModel
@@ -112,3 +121,15 @@ def test_disabling_what_is_not_there_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.py", "t.a")
     with pytest.raises(IntegrationLoadError, match=r"t\.typo"):
         Registry(found_in(tmp_path), disabled=["t.typo"])
+
+
+def test_one_that_is_installed_and_exits_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving = EntryPoint("leaving", "tests.no_module:run", ENTRY_POINT_GROUP)
+
+    def leave(_self: EntryPoint) -> None:
+        sys.exit()
+
+    monkeypatch.setattr(EntryPoint, "load", leave)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: (leaving,))
+    with pytest.raises(IntegrationLoadError, match=r"entry point leaving .*: SystemExit"):
+        find_integrations(None)

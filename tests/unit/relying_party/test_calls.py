@@ -1,4 +1,4 @@
-"""How much of a call in progress is remembered."""
+"""How much of a call in progress is remembered, and how long it goes on if it cannot be asked about."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from handclasp.errors import Reason, Unavailable
 from handclasp.relying_party import EXECUTE_INTEGRATIONS, Allowed
 from handclasp.relying_party.calls import CallsInProgress, Permit
 from handclasp.relying_party.counters import Counters
@@ -59,3 +60,25 @@ async def test_a_call_that_has_ended_is_not_taken_in_again() -> None:
     assert len(calls) == 0
     calls.permit(call, permit(1))
     assert len(calls) == 0
+
+
+async def test_while_nothing_is_answered_calls_do_not_wait_for_their_turn_beyond_the_grace() -> None:
+    clock = Clock()
+    asked = 0
+
+    async def ask(_peer: Peer, _permission: int, _resource: str) -> Yes:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)  # The others are in line by then.
+        clock.now += 11
+        raise Unavailable(Reason.AUTHORIZER_UNAVAILABLE, "nobody answers")
+
+    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), ask, grace=10, asked_at_once=1)
+    context: Any = None
+    for _ in range(3):
+        calls.permit(Call("/shop.v1.Orders/Chat", Peer("", b"leaf", None), context), permit(1))
+    calls.was_reset()
+    while len(calls):  # noqa: ASYNC110 the tasks that ask are the only other ones
+        await asyncio.sleep(0)
+    await calls.close()
+    assert asked == 1

@@ -116,6 +116,21 @@ def test_what_cannot_be_written_changes_nothing(folder: Folder, monkeypatch: pyt
     assert folder.files.read() == OLD
 
 
+def test_a_key_that_cannot_be_replaced_changes_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.replace
+
+    def mounted(path: Path, target: Path) -> Path:
+        if target == folder.key:
+            raise OSError(16, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", mounted)
+    with pytest.raises(OSError, match="busy"):
+        folder.files.replace(NEW)
+    assert folder.names() == {"cert.pem", "key.pem"}
+    assert folder.files.read() == OLD
+
+
 def test_a_key_that_others_can_read_is_refused(folder: Folder) -> None:
     folder.key.chmod(0o644)
     with pytest.raises(SecretFileError, match="chmod 600"):
