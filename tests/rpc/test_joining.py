@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handclasp.accounts.v1.account_service_pb2 import SetPasswordRequest
 from handclasp.certificate_service.certificate_authority import Installation as Installed
 from handclasp.certificate_service.certificate_authority import InstallationError, open_installation
 from handclasp.certificate_service.storage.database import Database, open_database
@@ -261,6 +262,20 @@ async def test_a_token_goes_with_the_certificate_that_it_was_made_with(first: In
     await refusal(certify(first, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
     # What was given is no secret, and whoever lost the answer gets it again.
     await certify(first, earlier, csr)
+
+
+async def test_one_that_was_made_by_password_goes_with_it(first: Installation) -> None:
+    """Whoever had guessed that password could have made it."""
+    password = "an old password 1"
+    maker = await first.new_user(grants=dict.fromkeys(ADMINISTRATIVE, "*"), password=password)
+    async with first.client(user=maker, password=password) as client:
+        made = await replica_token(first, client)
+    async with first.client(await first.issue(maker)) as client:
+        by_certificate = await replica_token(first, client)
+    another = SetPasswordRequest(name=f"users/{maker}", new_password="another password 2")
+    await first.admin.accounts.SetPassword(another)
+    await refusal(certify(first, made), Unauthenticated, "ENROLLMENT_TOKEN_INVALID")
+    await certify(first, by_certificate)
 
 
 async def test_the_key_of_an_anchor_is_nobodys_here(first: Installation) -> None:

@@ -107,6 +107,12 @@ async def void_tokens_of(transaction: Transaction, user_id: str) -> int:
     return int(getattr(await transaction.execute(delete(enrollment_tokens).where(*unused)), "rowcount", 0))
 
 
+async def void_replica_tokens_by_password(transaction: Transaction, user_id: str) -> None:
+    """Takes away those for replicas that a user made by password, and that are not used yet."""
+    theirs = _column.user_id == user_id, _column.purpose == Purpose.REPLICA, _column.created_with == ""
+    await transaction.execute(delete(enrollment_tokens).where(*theirs, _column.use_time.is_(None)))
+
+
 async def forget_tokens(transaction: Transaction, before: datetime) -> None:
     """Forgets those that expired before that moment."""
     await transaction.execute(delete(enrollment_tokens).where(_column.expire_time < before))

@@ -100,7 +100,7 @@ class EnrollmentTokens:
         """Makes a token for another replica of this service.
 
         It is the caller's own: when the caller is disabled, or the certificate that they call with is revoked or put on
-        hold, it is worth nothing.
+        hold, it is worth nothing; nor when they called by password, and another one is set.
 
         Raises:
             PermissionDenied: ACCESS_DENIED.
