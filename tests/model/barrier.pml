@@ -21,10 +21,10 @@
    questions, calls.
 
    What is left out
-   - Several replicas on one database, two services at once (13), marks and restored backups, row locks (14), relying
-     parties that start anew or lose their own right, the grace and the aborts of calls in progress (8, 17), least
-     revisions of questions (17: the service's snapshot is always new enough here), the data of a decision besides one
-     certificate.
+   - Several replicas on one database, two services at once (13), marks and restored backups (parted.pml), row locks
+     (14), relying parties that start anew or lose their own right, the grace and the aborts of calls in progress (8,
+     17), least revisions of questions (17: the service's snapshot is always new enough here), the data of a decision
+     besides one certificate.
    - Publication is taken to be in order: who publishes a revision has published all those before. FAULT_GAP breaks
      that.
    - Messages are lost only with their stream, and revisions that are published together are sent as one message.

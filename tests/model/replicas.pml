@@ -33,8 +33,8 @@
    - The order of publication and list inside one process (9), and calls that share questions: an answer that arrives
      while a late call could have joined is taken to be given to it.
    A pong is worth a little more here than it is: the replica's lease is subtracted without the way of the ping. What
-   a replica says by notification and by its row is one: both are read by whoever waits, and stay true. Restored
-   backups and connections to a standby are not modelled.
+   a replica says by notification and by its row is one: both are read by whoever waits, and stay true.
+   Connections to a standby are not modelled, and restored backups are in parted.pml.
 
    Where replica 1 only answers (CALLERS=1), nobody looks at the row of replica 0, unless it crashes (CRASHES=1): it
    then need not renew. FAULT_... puts a fault in, which must be found. INVARIANT checks the invariant, too. REACH=n

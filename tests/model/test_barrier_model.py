@@ -74,16 +74,22 @@ class Search:
     output: str
 
 
-def search(folder: Path, constants: dict[str, int], *macros: str, optimize: str = "-O2") -> Search:
-    """Runs the verifier over the model with these constants. It stops at the first error."""
+def search(
+    folder: Path,
+    constants: dict[str, int],
+    *macros: str,
+    optimize: str = "-O2",
+    model: Path = MODEL,
+    depth: int = 1_000_000,
+) -> Search:
+    """Runs the verifier over a model with these constants. It stops at the first error."""
     spin, cc = require_tool("spin"), require_tool("cc")
     defined = [f"-D{name}={value}" for name, value in constants.items()] + [f"-D{macro}" for macro in macros]
-    run(folder, spin, "-a", *defined, str(MODEL))
+    run(folder, spin, "-a", *defined, str(model))
     # Partial-order reduction finds nothing to leave out here: all steps touch what others look at.
     options = ["-DSAFETY", "-DNOREDUCE", "-DCOLLAPSE", "-DMEMLIM=4000"]
     run(folder, cc, "-w", optimize, *options, "-o", "pan", "pan.c")
-    output = run(folder, str(folder / "pan"), "-m1000000")
-    return parse(output)
+    return parse(run(folder, str(folder / "pan"), f"-m{depth}"))
 
 
 def run(folder: Path, *command: str) -> str:
@@ -108,8 +114,8 @@ def parse(output: str) -> Search:
     )
 
 
-def number_of(name: str) -> int:
-    (found,) = re.findall(rf"^#define {name} (\d+)$", MODEL.read_text(encoding="utf-8"), re.MULTILINE)
+def number_of(name: str, model: Path = MODEL) -> int:
+    (found,) = re.findall(rf"^#define {name} (\d+)$", model.read_text(encoding="utf-8"), re.MULTILINE)
     return int(found)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.model.test_barrier_model import Search, parse, run
-from tests.support.tools import require_tool
+from tests.model import test_barrier_model
+from tests.model.test_barrier_model import number_of
 
 MODEL = Path(__file__).with_name("replicas.pml")
 
@@ -61,14 +62,7 @@ REACHED = [
 ]
 
 
-def search(folder: Path, constants: dict[str, int], *macros: str, optimize: str = "-O2") -> Search:
-    """Runs the verifier over the model with these constants. It stops at the first error."""
-    spin, cc = require_tool("spin"), require_tool("cc")
-    defined = [f"-D{name}={value}" for name, value in constants.items()] + [f"-D{macro}" for macro in macros]
-    run(folder, spin, "-a", *defined, str(MODEL))
-    options = ["-DSAFETY", "-DNOREDUCE", "-DCOLLAPSE", "-DMEMLIM=4000"]
-    run(folder, cc, "-w", optimize, *options, "-o", "pan", "pan.c")
-    return parse(run(folder, str(folder / "pan"), "-m3000000"))
+search = partial(test_barrier_model.search, model=MODEL, depth=3_000_000)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +96,7 @@ def test_a_fault_is_found(fault: str, constants: dict[str, int], tmp_path: Path)
 
 @pytest.mark.parametrize(("name", "constants"), REACHED, ids=[name for name, _ in REACHED])
 def test_what_should_be_able_to_happen_happens(name: str, constants: dict[str, int], tmp_path: Path) -> None:
-    (number,) = re.findall(rf"^#define {name} (\d+)$", MODEL.read_text(encoding="utf-8"), re.MULTILINE)
+    number = number_of(name, MODEL)
     result = search(tmp_path, constants, f"REACH={number}", optimize="-O1")
     assert result.violated == f"({number}!={number})", result.output
 

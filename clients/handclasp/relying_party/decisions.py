@@ -41,12 +41,15 @@ class Yes:
         revision: of the decision.
         rests_on: the names of all that it rests on.
         expires: when it ends by itself, in seconds since 1970; None if that was not said.
+        ahead: if it is remembered since before the decision's revision was applied: the generation then, and that
+            revision. None otherwise.
     """
 
     allowed: Allowed
     revision: int
     rests_on: tuple[str, ...]
     expires: float | None
+    ahead: tuple[int, int] | None = None
 
 
 class Subject(NamedTuple):
@@ -116,6 +119,8 @@ class Decisions:
             return None
         if not self._knowledge.stands(yes.revision, yes.rests_on):
             return None
+        if yes.ahead is not None and not self._knowledge.reached(*yes.ahead):
+            return None
         if yes.expires is None or self._wall_clock() >= yes.expires:
             return None
         self._kept[subject] = yes
@@ -127,14 +132,16 @@ class Decisions:
         if self._size == 0 or yes.expires is None:
             return
         # It may be newer than what is applied. What comes up to its own revision then counts against it, too: that is a
-        # question more, and no trust in a revision that might be of another history.
+        # question more, and no trust in a revision that might be of another history. If it is, nothing may ever come:
+        # so it has to be applied while there is no doubt that the history is the same.
         revision = min(yes.revision, self._knowledge.revision)
+        ahead = (self._knowledge.generation, yes.revision) if yes.revision > revision else None
         names = self._share(yes.rests_on)
         given = yes.allowed
         allowed = Allowed(_same(given.user, names), _same(given.certificate, names), given.decision)
         shared = subject._replace(fingerprint=sys.intern(subject.fingerprint), resource=sys.intern(subject.resource))
         self._kept.pop(shared, None)
-        self._kept[shared] = Yes(allowed, revision, names, yes.expires)
+        self._kept[shared] = Yes(allowed, revision, names, yes.expires, ahead)
         while len(self._kept) > self._size:
             del self._kept[next(iter(self._kept))]
 

@@ -15,6 +15,9 @@ from handclasp.serving.clock import Clock
 MAX_NAMES = 10_000
 """Of how many names the last change is known. Beyond that, whatever was decided before a forgotten one is worthless."""
 
+MAX_GENERATIONS = 1_000
+"""Of how many generations it is known how far they came."""
+
 MAX_PINGS = 1_000
 """How many pings of a stream may be without an answer before the oldest are forgotten."""
 
@@ -59,7 +62,8 @@ class Knowledge:
     Attributes:
         process_id: of this process, on its streams. Another one once history was lost (rule 12).
         applied: the position up to which all changes are heeded; None until the first reset.
-        generation: an answer to a question that was asked in an earlier one is worthless. Streams and resets begin one.
+        generation: an answer to a question that was asked in an earlier one is worthless. Streams and resets begin one,
+            and so does the first message after the lease was over: the database may have gone back meanwhile.
     """
 
     def __init__(self, clock: Clock, *, max_names: int = MAX_NAMES) -> None:
@@ -73,6 +77,7 @@ class Knowledge:
         self.process_id = _new_process_id()
         self.applied: Position | None = None
         self.generation = 0
+        self._came_to: dict[int, int] = {}  # revisions by generation, the oldest first
 
     @property
     def revision(self) -> int:
@@ -97,9 +102,14 @@ class Knowledge:
                 return False
         return True
 
+    def reached(self, generation: int, revision: int) -> bool:
+        """Whether a revision that was read in that generation was applied by its end, unless that is yet to come: if
+        not, it may be of a history that was lost since."""
+        return generation == self.generation or revision <= self._came_to.get(generation, -1)
+
     def begin_stream(self) -> None:
         """A new stream has been welcomed. What pings of an earlier one are answered with is worth nothing (rule 2)."""
-        self.generation += 1
+        self._begin_generation()
         self._pings.clear()
 
     def ping(self) -> int:
@@ -122,6 +132,8 @@ class Knowledge:
         sent_at = self._pings.pop(number, None)
         if sent_at is None or self.applied is None or revision > self.applied.revision:
             return False
+        if not self.lease_runs():
+            self._begin_generation()
         self._lease_end = max(self._lease_end, sent_at + lease)
         return True
 
@@ -132,6 +144,8 @@ class Knowledge:
 
     def apply(self, position: Position, changes: Sequence[Change]) -> None:
         """Heeds the changes up to a position, and only then counts it as applied (rule 4)."""
+        if not self.lease_runs():
+            self._begin_generation()
         for change in changes:
             if change.takes_away:
                 self._note(change.name, position.revision)
@@ -139,7 +153,7 @@ class Knowledge:
 
     def reset(self, position: Position) -> None:
         """Forgets everything that was decided before. What is applied does not go back by it (rule 4)."""
-        self.generation += 1
+        self._begin_generation()
         self._changed.clear()
         self._advance(position)
         self._floor = max(self._floor, self.revision)
@@ -148,11 +162,17 @@ class Knowledge:
         """What was applied is of a history that the service does not have. Goes on as another process would, which has
         no lease yet (rule 12)."""
         self.end_lease()
-        self.generation += 1
+        self._begin_generation()
         self.process_id = _new_process_id()
         self.applied = None
         self._changed.clear()
         self._floor = 0
+
+    def _begin_generation(self) -> None:
+        self._came_to[self.generation] = self.revision
+        if len(self._came_to) > MAX_GENERATIONS:
+            del self._came_to[next(iter(self._came_to))]
+        self.generation += 1
 
     def _advance(self, position: Position) -> None:
         if self.applied is None or position.revision >= self.applied.revision:

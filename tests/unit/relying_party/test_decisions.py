@@ -112,3 +112,39 @@ def test_credentials_are_told_apart_and_not_kept() -> None:
     assert one(given) == one(BasicCredentials("alice", "correct horse"))
     assert len({one(given), one(BasicCredentials("alicec", "orrect horse")), other(given)}) == 3
     assert b"horse" not in (one(given) or b"")
+
+
+def test_a_yes_that_was_ahead_when_its_stream_ended_is_forgotten(memory: Memory) -> None:
+    """The database may have gone back to what is applied: then no change ever takes back what was given and lost."""
+    memory.decisions.keep(subject(), yes(12))
+    assert memory.decisions.find(subject()) is not None
+    memory.knowledge.apply(Position(11, 2), [])
+    memory.knowledge.begin_stream()
+    memory.knowledge.apply(Position(12, 3), [])
+    assert memory.decisions.find(subject()) is None
+
+
+def test_a_yes_that_was_reached_on_the_same_stream_outlasts_it(memory: Memory) -> None:
+    memory.decisions.keep(subject(), yes(12))
+    memory.knowledge.apply(Position(12, 2), [])
+    for _ in range(3):
+        memory.knowledge.begin_stream()
+        assert memory.decisions.find(subject()) is not None
+
+
+@pytest.mark.parametrize("next_message", ["pong", "changes"])
+def test_a_yes_that_was_ahead_when_the_lease_ended_is_forgotten(memory: Memory, next_message: str) -> None:
+    """The database may have been away, and have come back as it was before: the stream would not notice."""
+    memory.decisions.keep(subject(), yes(12))
+    memory.clock.now += 2.5
+    if next_message == "changes":
+        memory.knowledge.apply(Position(12, 3), [])
+    assert memory.knowledge.pong(memory.knowledge.ping(), memory.knowledge.revision, 2.0)
+    assert memory.decisions.find(subject()) is None
+
+
+def test_a_yes_that_was_not_ahead_outlasts_a_lease(memory: Memory) -> None:
+    memory.decisions.keep(subject(), yes(10))
+    memory.clock.now += 2.5
+    assert memory.knowledge.pong(memory.knowledge.ping(), 10, 2.0)
+    assert memory.decisions.find(subject()) is not None

@@ -71,9 +71,18 @@ class Barrier:
         Raises:
             Unavailable: the database went back to before the change. And what `work` raises.
         """
-        value, position = await self._database.write_at_position(work, committed)
+        published = 0
+
+        async def noted(transaction: Transaction) -> T:
+            nonlocal published
+            # The position is read after this. One that is below it, since there was nothing to change, is of a database
+            # that has gone back: those who watch may act on what was restored meanwhile, and is lost.
+            published = self._feed.head.revision
+            return await work(transaction)
+
+        value, position = await self._database.write_at_position(noted, committed)
         # Published first; only then is it asked who has to know (rule 9).
-        await self._feed.reached(position)
+        await self._feed.reached(position, least=published)
         here = (source.settle(position.revision) for source in self._sources)
         settled = await asyncio.gather(*here, self._others.settle(position))
         # The history may have parted meanwhile, and then it was another change that all of them waited for.

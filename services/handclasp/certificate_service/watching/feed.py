@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -32,6 +33,17 @@ class History(Protocol):
         """Where the history is, and its newest revisions."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Who waits for which position, and how many doubts there were by then. `read` is set if only what is read settles
+    it, and nothing that is published meanwhile."""
+
+    position: Position
+    doubts: int
+    future: asyncio.Future[None]
+    read: bool
+
+
 class ChangeFeed:
     """Told of each commit; wakes those who watch.
 
@@ -49,8 +61,7 @@ class ChangeFeed:
         self._head = BEGINNING
         self._watching: set[Callable[[], None]] = set()
         self._parted: list[Callable[[], None]] = []
-        self._reached: list[tuple[Position, int, asyncio.Future[None]]] = []
-        """Who waits for which position, and how many doubts there were by then."""
+        self._reached: list[_Waiting] = []
         self._doubts = 0
         self._catching_up: asyncio.Task[None] | None = None
         self._history_number = 0
@@ -105,23 +116,29 @@ class ChangeFeed:
         if self._catching_up is None:
             self._catching_up = asyncio.create_task(self._catch_up(), name="change feed")
 
-    async def reached(self, position: Position) -> None:
+    async def reached(self, position: Position, *, least: int = 0) -> None:
         """Returns once that position, which is committed, is published.
+
+        Args:
+            least: a revision that was published before the position was found to be the last one. If that is below, the
+                database has gone back, although the position itself was published long ago.
 
         Raises:
             Unavailable: the database does not know it any more.
         """
-        if self.holds(position):
+        below = position.revision < least
+        if self.holds(position) and not below:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.in_doubt()
-        self._reached.append((position, self._doubts, future))
+        self._reached.append(_Waiting(position, self._doubts, future, read=below))
         await future
 
     async def look(self) -> None:
         """Publishes all that is committed by now. Raises SQLAlchemyError, and as `reached`."""
+        published = self._head.revision
         head, _ = await self._history.newest_history(limit=1)
-        await self.reached(head)
+        await self.reached(head, least=published)
 
     def since(self, position: Position) -> Sequence[Revision] | None:
         """The revisions after that position; None if it is too old, or not one of this history."""
@@ -164,13 +181,13 @@ class ChangeFeed:
             wake()
         if self._reached:
             waiting, self._reached = self._reached, []
-            for position, doubts, future in waiting:
-                if future.done():
+            for one in waiting:
+                if one.future.done():
                     continue
-                if self.holds(position):
-                    future.set_result(None)
+                if self.holds(one.position) and not one.read:
+                    one.future.set_result(None)
                 else:
-                    self._reached.append((position, doubts, future))
+                    self._reached.append(one)
 
     def _settle_waiting(self, settled: int) -> None:
         """Tells those who still wait, of those for whom all that is committed was read since they came.
@@ -180,16 +197,16 @@ class ChangeFeed:
         """
         oldest = self._kept[0].position.revision if self._kept else self._head.revision
         waiting, self._reached = self._reached, []
-        for position, doubts, future in waiting:
-            if future.done():
+        for one in waiting:
+            if one.future.done():
                 continue
-            if doubts > settled:
-                self._reached.append((position, doubts, future))
-            elif position.revision < oldest:
-                # Not kept any more; that the history is the same one was looked at just now.
-                future.set_result(None)
+            if one.doubts > settled:
+                self._reached.append(one)
+            elif self.holds(one.position) or one.position.revision < oldest:
+                # The latter is not kept any more; that the history is the same one was looked at just now.
+                one.future.set_result(None)
             else:
-                future.set_exception(_gone())
+                one.future.set_exception(_gone())
 
     async def _catch_up(self) -> None:
         try:

@@ -118,4 +118,5 @@ class ReplicaLease:
     async def _catch_up(self) -> None:
         """Reads where the history is, in a new statement after the renewal's commit, and publishes up to there before
         anything is granted on (rule 19)."""
-        await self._feed.reached(await self._database.history_head())
+        published = self._feed.head.revision
+        await self._feed.reached(await self._database.history_head(), least=published)

@@ -67,3 +67,25 @@ async def test_a_change_that_is_lost_while_it_waits_is_not_said_to_be_in_force()
     with pytest.raises(Unavailable):
         await asyncio.wait_for(writing, 10)
     await scene.feed.close()
+
+
+async def test_what_was_done_before_waits_for_those_who_know_of_its_undoing_that_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rule 15, in a database that went back to before the undoing: there is nothing to change."""
+    scene = Scene()
+    parted: list[int] = []
+    scene.feed.on_parted(lambda: parted.append(scene.feed.head.revision))
+    done = commit(scene.stored, scene.feed, 1).position
+    commit(scene.stored, scene.feed, 2)
+    del scene.stored.revisions[1]
+
+    async def nothing_to_do(work: Any, _committed: Any = None) -> tuple[Any, Position]:
+        return await work(None), done
+
+    monkeypatch.setattr(scene, "write_at_position", nothing_to_do)
+    scene.gate.set()
+    in_force = await asyncio.wait_for(scene.barrier.write(work), 10)
+    assert in_force.revision == 1
+    assert parted == [1], "before it asked who has to know"
+    await scene.feed.close()

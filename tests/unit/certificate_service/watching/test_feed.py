@@ -249,6 +249,24 @@ async def test_what_is_lost_is_not_waited_for_however_much_is_said_meanwhile(
         await asyncio.wait_for(feed.reached(Position(8, 1)), 5)
 
 
+async def test_a_last_position_below_what_was_published_shows_that_the_database_went_back(
+    stored: StoredHistory, feed: ChangeFeed
+) -> None:
+    """Nothing was committed since: the position is one that was published long ago."""
+    parted = await go_back(stored, feed)
+    await feed.reached(revision(7).position)
+    assert parted == [], "it may have been read before the others were committed"
+    await asyncio.wait_for(feed.reached(revision(7).position, least=10), 10)
+    assert parted == [7]
+    assert feed.head == revision(7).position
+
+
+async def test_a_look_shows_that_the_database_went_back(stored: StoredHistory, feed: ChangeFeed) -> None:
+    parted = await go_back(stored, feed)
+    await asyncio.wait_for(feed.look(), 10)
+    assert parted == [7]
+
+
 async def test_each_revision_says_what_it_follows(database: Database) -> None:
     """Also one that is made while others are."""
     told: list[Revision] = []

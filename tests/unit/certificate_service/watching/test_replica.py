@@ -297,6 +297,28 @@ async def test_a_process_acknowledges_nothing_of_a_history_that_the_database_doe
     assert feed.head == await database.history_head()
 
 
+async def test_a_renewal_shows_that_the_database_went_back_although_nothing_was_committed_since(
+    database: Database, feed: ChangeFeed
+) -> None:
+    """The head that is read is one that was published long ago."""
+    clock = SettableLeaseClock()
+    replica = lease_of(database, feed, clock, alone=False)
+
+    async def touch(transaction: Transaction) -> None:
+        transaction.touch("users/a", Effect.WITHDRAWN)
+
+    _, kept = await database.write_at_position(touch)
+    await replica.register()
+    feed.committed(Revision(Position(kept.revision + 1, 1), ()))
+    parted: list[Position] = []
+    feed.on_parted(lambda: parted.append(feed.head))
+    await replica._renew()
+    assert parted == [kept]
+    registered = replica.id
+    await replica._renew()
+    assert replica.id == registered, "it is of the same history again, and need not register once more"
+
+
 async def test_after_the_database_went_back_a_lease_is_waited_for_that_has_no_row(
     database: Database, feed: ChangeFeed
 ) -> None:
