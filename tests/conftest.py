@@ -20,6 +20,9 @@ settings.register_profile(
 settings.register_profile("fuzz", settings.get_profile("default"), max_examples=250, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# Tests serve within this process, where nobody takes what gRPC writes of refused handshakes out of standard error.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 POSTGRES_RUN = pytest.StashKey[PostgresRun]()
 
 

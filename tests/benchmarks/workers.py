@@ -68,6 +68,9 @@ class Round:
     load: float
 
 
+_WORKER = "handclasp.certificate_service.worker"
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """A service that is measured."""
@@ -78,7 +81,10 @@ class Side:
 
     def worker_ids(self) -> Sequence[int]:
         """Of the processes that serve. A single worker is the service's own process."""
-        return [child.pid for child in self.process.children()] if self.workers > 1 else [self.process.pid]
+        if self.workers == 1:
+            return [self.process.pid]
+        # Another child relays the parent's standard error.
+        return [child.pid for child in self.process.children() if _WORKER in child.cmdline()]
 
 
 @dataclass(frozen=True, slots=True)

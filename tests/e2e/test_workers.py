@@ -40,8 +40,9 @@ class Running:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """Those that run now."""
-        return list(psutil.Process(self.process.popen.pid).children())
+        """Those that run now. The service's parent has another child, which relays its standard error."""
+        children = psutil.Process(self.process.popen.pid).children()
+        return [child for child in children if any(word.endswith(".worker") for word in child.cmdline())]
 
     def missing(self) -> str | None:
         """What /readyz says; None if it is ready."""

@@ -12,6 +12,7 @@ from handclasp.cli.commands import group
 from handclasp.cli.first_administrator import announce
 from handclasp.cli.output import print_line
 from handclasp.errors import Reason
+from handclasp.serving.handshake_watch import handshake_watch
 
 app = group(
     "Run one service in the foreground. What has no option here is set by HANDCLASP_CERTIFICATES_* and"
@@ -28,6 +29,7 @@ _ReadyFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Written w
 
 
 @app.command("certificates")
+@handshake_watch()
 def certificates(
     *,
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Keys and the embedded database.")] = None,
@@ -100,6 +102,7 @@ def certificates(
 
 
 @app.command("executions")
+@handshake_watch()
 def executions(
     *,
     certificate_service: Annotated[

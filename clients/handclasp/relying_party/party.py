@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
 from handclasp.serving.clock import Clock, lease_clock, wall_clock
 from handclasp.serving.interceptor import Translate
-from handclasp.serving.tls import compose_roots
+from handclasp.serving.tls import ReloadingCredentials, compose_roots
 
 DECISION_TIMEOUT = 5.0
 LEASE_WAIT = 1.0
@@ -155,6 +155,11 @@ class RelyingParty:
         """Credentials for one listener: mutual TLS with the own certificate. They follow the trust bundle, and the
         renewal of that certificate."""
         return self._trust.credentials()
+
+    @property
+    def listeners(self) -> Sequence[ReloadingCredentials]:
+        """What `server_credentials` has given."""
+        return self._trust.listeners
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options

@@ -75,6 +75,11 @@ class TrustFollower:
         self._listeners.append(made)
         return made.credentials
 
+    @property
+    def listeners(self) -> Sequence[ReloadingCredentials]:
+        """The credentials that follow."""
+        return tuple(self._listeners)
+
     async def use(self, identity: TlsIdentity) -> None:
         """Has listeners present another identity from the next handshake on.
 

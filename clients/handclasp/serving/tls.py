@@ -8,6 +8,8 @@ is checked here first, and what cannot work raises `TlsMaterialError`.
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -103,19 +105,24 @@ class ReloadingCredentials:
     Connections that are open already are not checked again. With `roots_pem` clients must present a certificate;
     without, TLS is one-way. Which of the two it is cannot be changed afterwards.
 
+    Attributes:
+        mutual: whether clients must present a certificate.
+        last_handshake: when the last one began, in seconds on the monotonic clock.
+
     Raises:
         TlsMaterialError: the identity or the roots cannot work.
     """
 
     def __init__(self, identity: TlsIdentity, roots_pem: bytes | None) -> None:
-        self._mutual = roots_pem is not None
+        self.mutual = roots_pem is not None
+        self.last_handshake = -math.inf
         # gRPC asks for a configuration at each handshake, on a thread of its own, and stalls all handshakes until it
         # has one; so it only ever gets one that is ready, and each only once. Both ends of a deque are atomic.
         self._prepared: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
         initial = self._configuration(identity, roots_pem)
         # The stubs do not know that None, for no change, is among what the fetcher may return.
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._fetch)
-        self.credentials = grpc.dynamic_ssl_server_credentials(initial, fetch, self._mutual)
+        self.credentials = grpc.dynamic_ssl_server_credentials(initial, fetch, self.mutual)
 
     def replace(self, identity: TlsIdentity, roots_pem: bytes | None) -> None:
         """Has the next handshake, and those after it, use this identity and these roots. May be called in any thread.
@@ -128,12 +135,13 @@ class ReloadingCredentials:
         self._prepared.append(self._configuration(identity, roots_pem))
 
     def _configuration(self, identity: TlsIdentity, roots_pem: bytes | None) -> grpc.ServerCertificateConfiguration:
-        if self._mutual != (roots_pem is not None):
+        if self.mutual != (roots_pem is not None):
             raise TlsMaterialError("a listener cannot change between one-way TLS and mutual TLS; start another one")
         roots = None if roots_pem is None else compose_roots([roots_pem])
         return grpc.ssl_server_certificate_configuration([_checked_pair(identity)], roots)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        self.last_handshake = time.monotonic()
         try:
             return self._prepared.pop()
         except IndexError:

@@ -1,6 +1,9 @@
 """`python -m handclasp.certificate_service`."""
 
-from handclasp.certificate_service.processes import run
+from handclasp.serving.handshake_watch import handshake_watch
 
 if __name__ == "__main__":
-    run()
+    with handshake_watch():
+        from handclasp.certificate_service.processes import run
+
+        run()

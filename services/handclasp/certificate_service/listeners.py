@@ -18,6 +18,7 @@ from handclasp.certificate_service.x509.issuing import (
     issue_server_certificate,
     key_to_pem,
 )
+from handclasp.serving.refused_handshakes import WatchedListener
 from handclasp.serving.tls import ReloadingCredentials, TlsIdentity
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -55,6 +56,17 @@ class ListenerCredentials:
         self._roots = certificate_pem(installation.root_certificate, installation.issuing.certificate).encode()
         self.one_way = ReloadingCredentials(self._identity, None)
         self.mutual = ReloadingCredentials(self._identity, self._roots)
+
+    def watched(self, handshake_timeout: float) -> list[WatchedListener]:
+        """Both listeners, for whoever is told of refused handshakes.
+
+        Args:
+            handshake_timeout: in seconds.
+        """
+        return [
+            WatchedListener("certificates_tls", self.one_way, handshake_timeout),
+            WatchedListener("certificates_mtls", self.mutual, handshake_timeout),
+        ]
 
     async def reload_bundle(self) -> None:
         """Has the mutual TLS listener let in, from the next handshake on, whom the bundle says now."""

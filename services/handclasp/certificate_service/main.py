@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-
-# gRPC's core writes a line to standard error for each handshake that fails, which anybody can bring about. It reads
-# this when it is first used.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 import structlog
@@ -41,7 +36,10 @@ from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
+from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
+from handclasp.serving.refusal_log import RefusalLog
+from handclasp.serving.refused_handshakes import HandshakeRefusals
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.ports import check_ports
@@ -121,10 +119,12 @@ async def _serve(
     write_ca_file(settings.data_dir, service.installation)
     # Before anybody is granted a lease: whoever serves the database after this process waits for those.
     await service.coordination.replica.register()
+    refusals = RefusalLog(settings.refusals)
     interceptor = CallInterceptor(
         Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )
     async with AsyncExitStack() as stack:
+        stack.callback(refusals.close)
         servers, healths = [], []
         ports: list[int] = []
         for credentials, port, setting in (
@@ -141,8 +141,14 @@ async def _serve(
             await server.start()
             await set_serving(health, SERVICE_NAMES, serving=True)
         http = await stack.enter_async_context(health_server(lambda: _missing(service), settings))
+        handshakes = HandshakeRefusals(
+            current_handshake_watch(),
+            lambda: service.listeners.watched(settings.limits.handshake_timeout),
+            refusals,
+        )
         for name, task in (
             ("denials", service.denials.run()),
+            ("refused handshakes", handshakes.run()),
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
             *service.coordination.background().items(),

@@ -20,6 +20,7 @@ from handclasp.certificate_service.use_cases.denial_log import DenialLimits
 from handclasp.certificate_service.x509.issuing import parse_server_name
 from handclasp.client.in_force import LONGEST_LEASE
 from handclasp.errors import InvalidArgument
+from handclasp.serving.refusal_log import RefusalLimits
 from handclasp.transport.logs import LogSettings
 from handclasp.transport.ports import WantedPort
 from handclasp.transport.server import ServerLimits
@@ -129,6 +130,7 @@ class CertificateServiceSettings(SectionSettings):
         " `limits.max_request_length` is gRPC's own limit, for one message.",
     )
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up, each listener.")
+    refusals: RefusalLimits = Field(default_factory=RefusalLimits, description="How refusals are logged.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="How many processes serve the ports together; more than one needs PostgreSQL."
     )

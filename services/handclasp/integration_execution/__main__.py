@@ -1,6 +1,9 @@
 """`python -m handclasp.integration_execution`."""
 
-from handclasp.integration_execution.processes import run
+from handclasp.serving.handshake_watch import handshake_watch
 
 if __name__ == "__main__":
-    run()
+    with handshake_watch():
+        from handclasp.integration_execution.processes import run
+
+        run()

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import AsyncExitStack
-
-# gRPC's core writes a line to standard error for each handshake that fails, which anybody can bring about. It reads
-# this when it is first used.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import structlog
 
@@ -21,8 +16,11 @@ from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integrations.v1.integration_service_pb2_grpc import add_IntegrationServiceServicer_to_server
 from handclasp.relying_party import Options, RelyingParty
 from handclasp.serving.files import SecretFileError
+from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.peer import Peer
+from handclasp.serving.refusal_log import RefusalLog
+from handclasp.serving.refused_handshakes import HandshakeRefusals, WatchedListener
 from handclasp.serving.tls import TlsMaterialError
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
@@ -71,6 +69,9 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         relying_party = await _relying_party(settings, stop, stack)
         if relying_party is None:
             return
+        party = relying_party
+        refusals = RefusalLog(settings.refusals)
+        stack.callback(refusals.close)
         interceptor = CallInterceptor(_admit)
         server = make_server(interceptor, settings.limits, shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)
@@ -78,6 +79,15 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         add_IntegrationServiceServicer_to_server(service, server)
         health = add_health_and_reflection(server, [SERVICE_NAME])
         port = listen(server, settings.host, settings.port, relying_party.server_credentials(), setting="port")
+        handshakes = HandshakeRefusals(
+            current_handshake_watch(),
+            lambda: [
+                WatchedListener("executions", listener, settings.limits.handshake_timeout)
+                for listener in party.listeners
+            ],
+            refusals,
+        )
+        stack.callback(stop.on_failure(asyncio.create_task(handshakes.run(), name="refused handshakes")).cancel)
         await server.start()
         await set_serving(health, [SERVICE_NAME], serving=True)
         serving = True

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from handclasp.client.addresses import check_addresses
 from handclasp.relying_party.decisions import MAX_DECISIONS
 from handclasp.relying_party.party import DECISION_TIMEOUT, LEASE_GRACE, LEASE_WAIT
+from handclasp.serving.refusal_log import RefusalLimits
 from handclasp.transport.logs import LogSettings
 from handclasp.transport.ports import WantedPort
 from handclasp.transport.server import ServerLimits
@@ -64,6 +65,7 @@ class ExecutionSettings(SectionSettings):
     )
 
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up.")
+    refusals: RefusalLimits = Field(default_factory=RefusalLimits, description="How refusals are logged.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes serve the port together.")
     grace: Seconds = Field(10.0, description="How long running calls have, when the server is told to stop.")
     ready_file: Path | None = Field(None, description="Written when the server is ready: JSON with its ports.")
