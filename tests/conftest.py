@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+from handclasp.serving.refusal_log import refusal_log
 from tests.support.postgres import PostgresRun, PostgresServer, PostgresUnavailable
 
 # `default` finds the same examples each time, so that a red run can be run again; `fuzz` (`make fuzz`) finds new ones.
@@ -50,6 +51,12 @@ def pytest_configure_node(node: XdistNode) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.stash[POSTGRES_RUN].end()
+
+
+@pytest.fixture(autouse=True)
+def _each_refusal_is_a_first_one() -> None:
+    """A process logs equal refusals once a minute."""
+    refusal_log().close()
 
 
 @pytest.fixture(scope="session")

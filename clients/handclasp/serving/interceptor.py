@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
 from grpc.aio import AbortError
 
@@ -23,6 +22,7 @@ from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.call import Call, Context
 from handclasp.serving.incidents import unforeseen
 from handclasp.serving.peer import Peer, read_peer
+from handclasp.serving.refusal_log import refusal_log
 from handclasp.serving.trailers import fitting_details, fitting_message
 
 Admit = Callable[[str, Peer], Awaitable[object]]
@@ -43,9 +43,6 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Methods that need no more than the listener's TLS."""
-
-_LOG = structlog.stdlib.get_logger(__name__)
-
 
 # gRPC runs each call in a task of its own, and so in a context of its own: what is set here ends with the call.
 _current: ContextVar[Call] = ContextVar("handclasp_call")
@@ -69,7 +66,7 @@ def current_caller() -> object:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Admits each call, runs its handler, and answers with a status that holds no more than it should.
 
-    Requests are logged neither here nor elsewhere. Each refusal is one line in the log.
+    Requests are logged neither here nor elsewhere. Refusals are logged as `refusal_log.py` says.
 
     Args:
         admit: decides who may call which method; its caller object is there for the handler as `current_caller()`.
@@ -317,14 +314,17 @@ def _not_implemented() -> Unimplemented:
 
 
 def _log_refusal(method: str, refusal: HandclaspError, call: Call | None, cause: Exception | None) -> None:
-    fields: Iterable[tuple[str, str | None]] = (
-        ("user", getattr(call.caller, "user", call.user) if call else None),
-        ("peer", call.peer.address if call else None),
-        ("fingerprint", call.peer.fingerprint if call else None),
-        ("decision", refusal.metadata.get("decision")),
-        ("incident", refusal.metadata.get("incident")),
+    fields = {"method": method, "status": status_code(refusal).name, "reason": str(refusal.reason)}
+    if call is not None:
+        fields |= {
+            "user": getattr(call.caller, "user", call.user) or "",
+            "peer": call.peer.address,
+            "fingerprint": call.peer.fingerprint or "",
+        }
+    more: dict[str, str] = {
+        name: refusal.metadata[name] for name in ("decision", "incident") if name in refusal.metadata
+    }
+    if cause is not None:
         # The caller is told to have somebody look at the log, so it is here. Its first line; the rest may be long.
-        ("cause", f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}" if cause else None),
-    )
-    known = {name: value for name, value in fields if value}
-    _LOG.info("refused", method=method, status=status_code(refusal).name, reason=refusal.reason, **known)
+        more["cause"] = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
+    refusal_log().record("refused", fields, more)

@@ -8,11 +8,13 @@ number of lines is bounded by the limits, however many calls are refused, and ea
 from __future__ import annotations
 
 import asyncio
+import atexit
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import structlog
@@ -48,7 +50,7 @@ class _Open:
 
 
 class RefusalLog:
-    """Logs refusals, each kind once in a window. To be used in one event loop; `close` logs what is still to be said.
+    """Logs refusals, each kind once in a window. For one thread; `close` logs what is still to be said.
 
     Args:
         clock: seconds, monotonic.
@@ -64,10 +66,17 @@ class RefusalLog:
     ) -> None:
         self._limits = limits or RefusalLimits()
         self._clock = clock
-        self._write = write or _LOG.info
+        self._write = write
         self._open: dict[_Key, _Open] = {}
         self._shares: Counter[str] = Counter()
-        self._timer: asyncio.TimerHandle | None = None
+        # What is logged is of the past: not of the call that is being handled just now.
+        self._context = copy_context()
+        self._timer: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+
+    def set_limits(self, limits: RefusalLimits) -> None:
+        """Has it keep to others from now on."""
+        self._limits = limits
+        self._context = copy_context()
 
     def record(self, event: str, fields: Fields, more: Fields | None = None, *, count: int = 1) -> None:
         """Logs a refusal, or counts it.
@@ -90,7 +99,7 @@ class RefusalLog:
             self._open[key] = known = _Open(peer, now)
             self._shares[peer] += 1
             if kept == exact:
-                self._write(event, **kept, **(more or {}), **({"count": count} if count > 1 else {}))
+                self._log(event, {**kept, **(more or {}), **({"count": count} if count > 1 else {})})
                 count = 0
         known.uncounted += count
         known.more = dict(more or {}) if kept == exact else {}
@@ -99,9 +108,14 @@ class RefusalLog:
     def close(self) -> None:
         """Logs what was counted and not logged yet."""
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer[1].cancel()
             self._timer = None
         self._end_windows(None)
+
+    def _log(self, event: str, fields: Mapping[str, str | int]) -> None:
+        # The logger's method is looked up each time: it is another one once logging is set up.
+        write = self._write or _LOG.info
+        self._context.copy().run(partial(write, event, **fields))
 
     def _as_told_apart(self, event: str, fields: dict[str, str]) -> dict[str, str]:
         """The fields, as far as there is room for: by peer and reason, or by reason only."""
@@ -122,7 +136,7 @@ class RefusalLog:
         for key in over:
             one = self._open[key]
             if one.uncounted:
-                self._write(key[0], **dict(key[1]), **one.more, count=one.uncounted)
+                self._log(key[0], {**dict(key[1]), **one.more, "count": one.uncounted})
             if one.uncounted and now is not None:
                 # It goes on: the next line is at the end of the next window, and no sooner.
                 one.began, one.uncounted = now, 0
@@ -133,11 +147,33 @@ class RefusalLog:
             self._shares = +self._shares
 
     def _wait(self) -> None:
-        if self._timer is None and self._open:
-            with suppress(RuntimeError):  # without a loop: the next refusal, or the end, does it
-                self._timer = asyncio.get_running_loop().call_later(self._limits.window / 4, self._look)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # The next refusal, or the end, does it.
+            return
+        # One of a loop that has ended never comes.
+        if self._open and (self._timer is None or self._timer[0] is not loop):
+            self._timer = loop, loop.call_later(self._limits.window / 4, self._look)
 
     def _look(self) -> None:
         self._timer = None
         self._end_windows(self._clock())
         self._wait()
+
+
+_process = RefusalLog()
+
+
+def refusal_log() -> RefusalLog:
+    """That of this process, which has one log."""
+    return _process
+
+
+def set_up_refusal_log(limits: RefusalLimits) -> RefusalLog:
+    """Sets the limits of this process's, and returns it."""
+    _process.set_limits(limits)
+    return _process
+
+
+atexit.register(_process.close)

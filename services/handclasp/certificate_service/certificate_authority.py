@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from sqlalchemy.exc import IntegrityError
 
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.access_profiles import built_in_profiles
 from handclasp.certificate_service.storage.access_profiles import add_profile
 from handclasp.certificate_service.storage.database import Database, Transaction
@@ -138,7 +139,7 @@ async def _first_start(
         )
 
     await database.write(work)
-    _LOG.info("installation_made", trust_domain=trust_domain, root=fingerprint(records[0].der))
+    CHANGES.info("installation_made", trust_domain=trust_domain, root=fingerprint(records[0].der))
 
 
 def key_file_of(role: str, public_key: CertificatePublicKeyTypes) -> str:

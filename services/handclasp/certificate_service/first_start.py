@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import make_url
 
 from handclasp.certificate_service.certificate_authority import Installation
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.context_file import addresses_of, known_addresses, write_context_file
 from handclasp.certificate_service.data_folder import CA_FILE, DATABASE, KEYS, data_folder
 from handclasp.certificate_service.domain.access_profiles import ADMINISTRATOR, RELYING_PARTY
@@ -123,7 +124,7 @@ async def recover_administrator(service: Service, user_id: str) -> Administrator
         await service.users.update(caller, user_id, profile_ids=[*known.profile_ids, ADMINISTRATOR])
         await service.users.set_password(caller, user_id, new=recovered.password, old="")
         await service.users.enable(caller, user_id)
-    _LOG.warning("administrator_recovered", user=f"users/{user_id}")
+    CHANGES.warning("administrator_recovered", user=f"users/{user_id}")
     return recovered
 
 

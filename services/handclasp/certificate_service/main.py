@@ -38,7 +38,7 @@ from handclasp.certificates.v1.certificate_service_pb2_grpc import add_Certifica
 from handclasp.errors import HandclaspError
 from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
-from handclasp.serving.refusal_log import RefusalLog
+from handclasp.serving.refusal_log import set_up_refusal_log
 from handclasp.serving.refused_handshakes import HandshakeRefusals
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
@@ -119,7 +119,7 @@ async def _serve(
     write_ca_file(settings.data_dir, service.installation)
     # Before anybody is granted a lease: whoever serves the database after this process waits for those.
     await service.coordination.replica.register()
-    refusals = RefusalLog(settings.refusals)
+    refusals = set_up_refusal_log(settings.refusals)
     interceptor = CallInterceptor(
         Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
     )

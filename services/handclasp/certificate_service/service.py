@@ -41,6 +41,7 @@ from handclasp.certificate_service.use_cases.users import Users
 from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits, WatchParts
 from handclasp.certificate_service.watching.coordination import Coordination, coordinate
 from handclasp.serving.clock import lease_clock
+from handclasp.serving.refusal_log import refusal_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             ),
             enroll=Enroll(enrollment, issuing, clock),
             enroll_replica=EnrollReplica(barrier, access, enrollment, installation, clock),
-            check=CheckPermission(facts, authenticator, access, denials, clock),
+            check=CheckPermission(facts, authenticator, access, denials, clock=clock, log=refusal_log().record),
             anchors=anchors,
             chains=IssuerChains(database),
             explain=ExplainDecision(denials, access),

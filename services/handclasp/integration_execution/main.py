@@ -19,7 +19,7 @@ from handclasp.serving.files import SecretFileError
 from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.peer import Peer
-from handclasp.serving.refusal_log import RefusalLog
+from handclasp.serving.refusal_log import set_up_refusal_log
 from handclasp.serving.refused_handshakes import HandshakeRefusals, WatchedListener
 from handclasp.serving.tls import TlsMaterialError
 from handclasp.transport.health_http import health_server
@@ -70,7 +70,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         if relying_party is None:
             return
         party = relying_party
-        refusals = RefusalLog(settings.refusals)
+        refusals = set_up_refusal_log(settings.refusals)
         stack.callback(refusals.close)
         interceptor = CallInterceptor(_admit)
         server = make_server(interceptor, settings.limits, shared_ports=worker is not None)

@@ -19,6 +19,7 @@ from pydantic import Field
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from handclasp.serving.interceptor import current_call
+from handclasp.serving.log_streams import CHANGES_LOGGER
 
 REDACTED = "[redacted]"
 
@@ -50,6 +51,10 @@ class LogSettings:
         file: a file (mode 0600) that is rotated; standard error if unset.
         max_bytes: how large the file may get before it is rotated; 0 for no limit.
         backups: how many rotated files are kept.
+        changes_max_bytes: the same for changes, such as what was issued and revoked. They are in `file` like all else,
+            whatever the level is, and once more in a file of their own beside it, `NAME-changes`: so nothing that
+            others can cause to be logged pushes them out.
+        changes_backups: how many rotated files of changes are kept.
     """
 
     format: LogFormat = LogFormat.KEY_VALUE
@@ -57,6 +62,8 @@ class LogSettings:
     file: Path | None = None
     max_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
     backups: Annotated[int, Field(ge=0)] = 5
+    changes_max_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    changes_backups: Annotated[int, Field(ge=0)] = 50
 
     def with_file(self, file: Path | None) -> LogSettings:
         """The same with another file."""
@@ -94,23 +101,43 @@ def set_up_logging(settings: LogSettings) -> None:
             else _render_key_values,
         ],
     )
-    handler: logging.Handler
+    root, changes = logging.getLogger(), logging.getLogger(CHANGES_LOGGER)
+    everything: logging.Handler
     if settings.file is None:
-        handler = logging.StreamHandler(sys.stderr)
+        everything, only_changes = logging.StreamHandler(sys.stderr), None
     else:
-        handler = _PrivateRotatingFileHandler(
+        everything = _PrivateRotatingFileHandler(
             settings.file, maxBytes=settings.max_bytes, backupCount=settings.backups, encoding="utf-8"
         )
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-        old.close()
-    root.addHandler(handler)
+        # Made with the first change: a service that changes nothing has none.
+        only_changes = _PrivateRotatingFileHandler(
+            changes_file_of(settings.file),
+            maxBytes=settings.changes_max_bytes,
+            backupCount=settings.changes_backups,
+            encoding="utf-8",
+            delay=True,
+        )
+    for logger, handler in ((root, everything), (changes, only_changes)):
+        for old in logger.handlers[:]:
+            logger.removeHandler(old)
+            old.close()
+        if handler is not None:
+            handler.setFormatter(formatter)
+            logger.addHandler(handler)
     root.setLevel(settings.level)
-    # uvicorn tells of each start and stop at INFO, gRPC's own logger of polling, Alembic of what it is about to do.
-    for name in ("uvicorn", "uvicorn.error", "asyncio", "grpc", "alembic"):
+    changes.setLevel(logging.INFO)
+    # gRPC's own logger tells of polling, Alembic of what it is about to do.
+    for name in ("asyncio", "grpc", "alembic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # uvicorn tells of each start and stop, and warns of each request that is none, which anybody can send.
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(max(logging.ERROR, root.level))
+
+
+def changes_file_of(file: Path) -> Path:
+    """Where changes are logged besides, if all is logged to `file`: `certificates-changes.log` beside
+    `certificates.log`."""
+    return file.with_name(f"{file.stem}-changes{file.suffix}")
 
 
 def _say_for_whom(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

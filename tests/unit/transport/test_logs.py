@@ -11,7 +11,8 @@ import pytest
 import structlog
 
 from handclasp.certificate_service.domain.enrollment_tokens import new_token
-from handclasp.transport.logs import REDACTED, LogFormat, LogSettings, redact, set_up_logging
+from handclasp.serving.log_streams import CHANGES_LOGGER, CHANGES_STREAM
+from handclasp.transport.logs import REDACTED, LogFormat, LogSettings, changes_file_of, redact, set_up_logging
 from tests.support.outside_ca import OutsideCA
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
@@ -125,3 +126,42 @@ def test_a_secret_in_a_traceback_is_replaced(tmp_path: Path) -> None:
     text = (tmp_path / "log").read_text()
     assert "PRIVATE KEY" not in text
     assert REDACTED in text
+
+
+def change_logger() -> structlog.stdlib.BoundLogger:
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(CHANGES_LOGGER, stream=CHANGES_STREAM)
+    return logger
+
+
+def test_changes_are_in_a_file_of_their_own_that_nothing_else_rotates(tmp_path: Path) -> None:
+    file = tmp_path / "certificates.log"
+    set_up_logging(LogSettings(file=file, max_bytes=500, backups=1, level="WARNING"))
+    assert not changes_file_of(file).exists()
+
+    change_logger().info("certificate_revoked", certificate="certificates/one")
+    assert "certificate_revoked" in file.read_text()
+    for _ in range(100):
+        logging.getLogger("tests").warning("refused, as anybody can bring about")
+    everything = "".join(path.read_text() for path in (file, tmp_path / "certificates.log.1"))
+    assert "certificate_revoked" not in everything
+
+    (line,) = (tmp_path / "certificates-changes.log").read_text().splitlines()
+    assert "event=certificate_revoked" in line
+    assert "stream=changes" in line
+    assert stat.S_IMODE(changes_file_of(file).stat().st_mode) == 0o600
+
+
+def test_changes_are_rotated_by_their_own_limits(tmp_path: Path) -> None:
+    set_up_logging(LogSettings(file=tmp_path / "log", changes_max_bytes=300, changes_backups=2))
+    for number in range(20):
+        change_logger().info("user_created", user=f"users/user-{number}")
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"log", "log-changes", "log-changes.1", "log-changes.2"}
+
+
+def test_on_standard_error_changes_can_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging(LogSettings(format=LogFormat.JSON, level="ERROR"))
+    change_logger().info("user_created", user="users/alice")
+    logging.getLogger("tests").warning("something else")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["stream"] == "changes"

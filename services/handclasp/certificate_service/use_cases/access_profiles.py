@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import structlog
 from sqlalchemy.exc import IntegrityError
 
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.access_profiles import (
     MAXIMUM_DESCRIPTION,
     MAXIMUM_GRANTS,
@@ -34,8 +34,6 @@ from handclasp.certificate_service.use_cases.pages import Page, PageRequest, Pag
 from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason, invalid_field
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class AccessProfiles:
@@ -156,7 +154,7 @@ class AccessProfiles:
             await delete_profile(transaction, profile_id)
 
         def log(_: None) -> None:
-            _LOG.info("access_profile_deleted", access_profile=name, by=caller.user)
+            CHANGES.info("access_profile_deleted", access_profile=name, by=caller.user)
 
         await self._database.write(work, log)
 
@@ -171,7 +169,7 @@ class AccessProfiles:
 
 def _log(what: str, profile: AccessProfile, caller: Caller) -> None:
     grants = [str(grant) for grant in profile.grants]
-    _LOG.info(what, access_profile=access_profile_name(profile.id), grants=grants, by=caller.user)
+    CHANGES.info(what, access_profile=access_profile_name(profile.id), grants=grants, by=caller.user)
 
 
 def _check_grants(grants: Sequence[Grant]) -> tuple[Grant, ...]:

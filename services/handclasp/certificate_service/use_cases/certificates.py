@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.certificates import (
     MAXIMUM_DESCRIPTION,
     Certificate,
@@ -40,8 +39,6 @@ from handclasp.certificate_service.use_cases.pages import Page, PageRequest, Pag
 from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.errors import FailedPrecondition, NotFound, Reason
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class Certificates:
@@ -100,7 +97,7 @@ class Certificates:
             return changed
 
         def log(_: Certificate) -> None:
-            _LOG.info("certificate_updated", certificate=certificate_name(certificate_id), by=caller.user)
+            CHANGES.info("certificate_updated", certificate=certificate_name(certificate_id), by=caller.user)
 
         return await self._database.write(work, log)
 
@@ -183,7 +180,7 @@ class Certificates:
 
         def log(done: tuple[int, int]) -> None:
             count, voided = done
-            _LOG.info(
+            CHANGES.info(
                 "certificates_revoked",
                 user=user_name(user_id),
                 count=count,
@@ -209,7 +206,7 @@ class Certificates:
         def log(done: tuple[Certificate, bool]) -> None:
             certificate, changed = done
             if changed:
-                _LOG.info(event, **_said_of(certificate, caller), **said)
+                CHANGES.info(event, **_said_of(certificate, caller), **said)
 
         done = await self._barrier.write(work, log)
         return InForce(done.value[0], done.revision, done.settled)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-
-import structlog
+from typing import TypeAlias
 
 from handclasp.certificate_service.domain.decisions import (
     CredentialsOutcome,
@@ -29,7 +28,8 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock, Creden
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
 from handclasp.errors import Reason, Unavailable
 
-_LOG = structlog.stdlib.get_logger(__name__)
+LogRefusal: TypeAlias = Callable[[str, Mapping[str, str], Mapping[str, str]], None]
+"""Takes the event, what makes it another one, and what the line is to have besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,21 @@ class CheckPermission:
     """Answers from what is committed at the moment of asking; no decision is kept."""
 
     def __init__(
-        self, facts: FactsReader, authenticator: Authenticator, access: Access, denials: DenialLog, clock: Clock
+        self,
+        facts: FactsReader,
+        authenticator: Authenticator,
+        access: Access,
+        denials: DenialLog,
+        *,
+        clock: Clock,
+        log: LogRefusal,
     ) -> None:
         self._facts = facts
         self._authenticator = authenticator
         self._access = access
         self._denials = denials
         self._clock = clock
+        self._log = log
 
     async def check(self, caller: Caller, question: PeerQuestion) -> list[Decision]:
         """One decision for each resource, in their order, all at one moment.
@@ -105,7 +113,7 @@ class CheckPermission:
             self._decide(caller, question, facts, outcome, resource=resource, now=now, revision=revision)
             for resource in question.resources
         ]
-        _log_denials(caller, question, [decision for decision in decisions if not decision.verdict.allowed])
+        self._log_denials(caller, question, [decision for decision in decisions if not decision.verdict.allowed])
         return decisions
 
     def _decide(
@@ -137,30 +145,27 @@ class CheckPermission:
             decision_id = self._denials.record(verdict, subject, now)
         return Decision(decision_id, verdict, user_id, certificate_id, question.permission, resource, now, revision)
 
+    def _log_denials(self, caller: Caller, question: PeerQuestion, denied: Sequence[Decision]) -> None:
+        """One line for a question, however many resources it is about: lists are filtered by asking about all."""
+        if not denied:
+            return
+        first = denied[0]
+        fields = {
+            "reason": first.verdict.reason.value,
+            "user": user_name(first.user_id),
+            "certificate": certificate_name(first.certificate_id),
+            "permission": question.permission.value,
+            "resource": first.resource,
+            "relying_party": caller.user,
+            "peer": question.peer_address,
+            "fingerprint": question.fingerprint,
+        }
+        self._log("peer_denied", fields, {"decision": decision_name(first.id), "more": str(len(denied) - 1)})
+
 
 def _not_reached(revision: int, wanted: int) -> Unavailable:
     return Unavailable(
         Reason.REVISION_NOT_REACHED,
         f"this service is at revision {revision}, and {wanted} is asked for; try again, and if it lasts: was a backup"
         " restored?",
-    )
-
-
-def _log_denials(caller: Caller, question: PeerQuestion, denied: Sequence[Decision]) -> None:
-    """One line for a question, however many resources it is about: lists are filtered by asking about all of them."""
-    if not denied:
-        return
-    first = denied[0]
-    _LOG.info(
-        "peer_denied",
-        decision=decision_name(first.id),
-        reason=first.verdict.reason.value,
-        user=user_name(first.user_id),
-        certificate=certificate_name(first.certificate_id),
-        permission=question.permission,
-        resource=first.resource,
-        more=len(denied) - 1,
-        relying_party=caller.user,
-        peer_address=question.peer_address,
-        fingerprint=question.fingerprint,
     )

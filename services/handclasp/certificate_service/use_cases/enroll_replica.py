@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handclasp.certificate_service.certificate_authority import Installation, key_file_of
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
 from handclasp.certificate_service.domain.identifiers import authority_name, enrollment_token_name, user_name
@@ -35,8 +35,6 @@ from handclasp.certificate_service.x509.fingerprints import authority_id, finger
 from handclasp.certificate_service.x509.issuing import Authority, issue_issuing_authority
 from handclasp.certificate_service.x509.signing_request import read_signing_request
 from handclasp.errors import FailedPrecondition, Reason
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ async def _check_key(transaction: Transaction, fresh: AuthorityRecord, known: Au
 
 
 def _log_enrolled(record: AuthorityRecord, token: EnrollmentToken, sender: Sender) -> None:
-    _LOG.warning(
+    CHANGES.warning(
         "replica_enrolled",
         authority=authority_name(record.id),
         subject=x509.load_der_x509_certificate(record.der).subject.rfc4514_string(),

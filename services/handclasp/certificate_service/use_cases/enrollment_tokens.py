@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
-
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.durations import check_lifetime, utc
 from handclasp.certificate_service.domain.enrollment_tokens import (
     DEFAULT_LIFETIME,
@@ -40,8 +39,6 @@ from handclasp.certificate_service.use_cases.readmission import readmitted
 from handclasp.errors import FailedPrecondition, Reason
 
 ANY_AUTHORITY = authority_name("*")
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +214,7 @@ def _spent(token: EnrollmentToken, use: Use) -> FailedPrecondition:
 
 
 def _log(event: str, kept: EnrollmentToken, caller: Caller) -> None:
-    _LOG.info(
+    CHANGES.info(
         event,
         enrollment_token=enrollment_token_name(kept.id),
         purpose=kept.purpose.value,

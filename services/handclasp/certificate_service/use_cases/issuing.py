@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.durations import check_lifetime
@@ -19,8 +19,6 @@ from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
 from handclasp.certificate_service.use_cases.on_file import certificate_on_file
 from handclasp.certificate_service.x509.issuing import Authority, LeafSubject, issue_leaf
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 Make = Callable[[], Awaitable[Certificate]]
 Once = Callable[[Transaction, Make], Awaitable[Certificate]]
@@ -155,7 +153,7 @@ def _log_issued(certificate: Certificate, order: Order, caller: Caller) -> None:
         came_by["renewed_from"] = certificate_name(order.renewed_from)
     if order.enrollment_token_id is not None:
         came_by["enrollment_token"] = enrollment_token_name(order.enrollment_token_id)
-    _LOG.info(
+    CHANGES.info(
         "certificate_issued",
         certificate=certificate_name(certificate.id),
         user=user_name(certificate.user_id),

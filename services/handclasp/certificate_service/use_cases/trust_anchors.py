@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.certificates import MAXIMUM_ANCHOR_DISPLAY_NAME, TrustAnchor
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import new_id, not_found, trust_anchor_name
@@ -25,8 +25,6 @@ from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.certificate_service.x509.anchors import conflict, conflict_with_own, read_anchor
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class TrustAnchors:
             return fresh
 
         def log(_: TrustAnchor) -> None:
-            _LOG.info(
+            CHANGES.info(
                 "trust_anchor_added",
                 trust_anchor=trust_anchor_name(fresh.id),
                 subject=fresh.subject,
@@ -144,7 +142,7 @@ class TrustAnchors:
 
         def log(removed: bool) -> None:
             if removed:
-                _LOG.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
+                CHANGES.info("trust_anchor_removed", trust_anchor=name, by=caller.user)
 
         done = await self._barrier.write(work, log)
         if not done.value:

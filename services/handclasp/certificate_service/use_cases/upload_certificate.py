@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import structlog
 from cryptography import x509
 
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.certificates import Certificate, Origin, TrustAnchor
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import certificate_name, trust_anchor_name, user_name
@@ -31,8 +31,6 @@ from handclasp.certificate_service.x509.uploaded import (
     verify_chain,
 )
 from handclasp.errors import AlreadyExists, InvalidArgument, Reason
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ class UploadCertificate:
 
         def log(certificate: Certificate) -> None:
             if certificate.id == fresh.id:
-                _LOG.info(
+                CHANGES.info(
                     "certificate_uploaded",
                     certificate=certificate_name(certificate.id),
                     user=user_name(certificate.user_id),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import structlog
 from sqlalchemy.exc import IntegrityError
 
+from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.access_profiles import ADMINISTRATOR
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.identifiers import (
@@ -54,8 +54,6 @@ from handclasp.errors import (
     ResourceExhausted,
     invalid_field,
 )
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class Users:
@@ -120,7 +118,7 @@ class Users:
             await add_user(transaction, user, password_hash)
 
         def log(_: None) -> None:
-            _LOG.info("user_created", user=user_name(user_id), profiles=list(profiles), by=caller.user)
+            CHANGES.info("user_created", user=user_name(user_id), profiles=list(profiles), by=caller.user)
 
         try:
             await self._database.write(work, log)
@@ -184,7 +182,7 @@ class Users:
             return user
 
         def log(user: User) -> None:
-            _LOG.info("user_updated", user=user_name(user_id), profiles=list(user.profile_ids), by=caller.user)
+            CHANGES.info("user_updated", user=user_name(user_id), profiles=list(user.profile_ids), by=caller.user)
 
         return await self._barrier.write(work, log)
 
@@ -210,7 +208,7 @@ class Users:
             return user
 
         def log(_: User) -> None:
-            _LOG.info("user_disabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
+            CHANGES.info("user_disabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
 
         return await self._barrier.write(work, log)
 
@@ -235,7 +233,7 @@ class Users:
             return user
 
         def log(_: User) -> None:
-            _LOG.info("user_enabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
+            CHANGES.info("user_enabled", user=user_name(user_id), by=caller.user, peer_address=caller.address)
 
         return await self._database.write(work, log)
 
@@ -273,7 +271,7 @@ class Users:
             return await _existing(transaction, user_id)
 
         def log(_: User) -> None:
-            _LOG.info("password_set", user=user_name(user_id), by=caller.user, peer_address=caller.address)
+            CHANGES.info("password_set", user=user_name(user_id), by=caller.user, peer_address=caller.address)
 
         return await self._barrier.write(work, log)
 
