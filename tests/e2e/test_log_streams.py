@@ -26,9 +26,14 @@ def events(*files: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
 
 
+def credentials_of(pair: Pair, *own: Path) -> grpc.ChannelCredentials:
+    """Those that believe the pair, with a key and a certificate of one's own if they are given."""
+    return grpc.ssl_channel_credentials(*(file.read_bytes() for file in (Path(pair.ready["ca_file"]), *own)))
+
+
 async def flood(pair: Pair) -> None:
     """Calls without credentials at the certificate service."""
-    credentials = grpc.ssl_channel_credentials(Path(pair.ready["ca_file"]).read_bytes())
+    credentials = credentials_of(pair)
     async with grpc.aio.secure_channel(pair.ready["certificates_tls"], credentials) as channel:
         stub: Any = AccountServiceStub(channel)
 
@@ -42,8 +47,7 @@ async def flood(pair: Pair) -> None:
 
 async def flood_with_certificate(pair: Pair, identity: Path) -> None:
     """Calls of somebody who may call nothing any more, at the execution server."""
-    files = (Path(pair.ready["ca_file"]), identity / "key.pem", identity / "cert.pem")
-    credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+    credentials = credentials_of(pair, identity / "key.pem", identity / "cert.pem")
     async with grpc.aio.secure_channel(pair.ready["executions"], credentials) as channel:
         stub: Any = IntegrationServiceStub(channel)
 
