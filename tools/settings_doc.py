@@ -135,12 +135,13 @@ def _default(field: FieldInfo) -> object:
 
 
 def _nested(value: Any) -> Iterator[tuple[str, object, str]]:
-    """Name, default and description of each field of a dataclass; the descriptions are those of its docstring."""
+    """Name, default and description of each field of a dataclass; the descriptions are those of the docstrings."""
     described: dict[str, str] = {}
-    for names, text in re.findall(
-        r"^ {4}([a-z_]+(?:, [a-z_]+)*): (.*(?:\n {8}.*)*)", inspect.getdoc(type(value)) or "", re.MULTILINE
-    ):
-        described |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    for kind in reversed(type(value).__mro__):
+        for names, text in re.findall(
+            r"^ {4}([a-z_]+(?:, [a-z_]+)*): (.*(?:\n {8}.*)*)", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE
+        ):
+            described |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     for name in get_type_hints(type(value)):
         text = described[name]
         yield name, getattr(value, name), text[:1].upper() + text[1:].rstrip(".") + "."

@@ -49,7 +49,7 @@ async def serve_echo(
     server = grpc.aio.server(
         interceptors=interceptors or None,
         options=server_options(limits),
-        maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs,
+        maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs if not interceptors else None,
     )
     service, _, name = METHOD.strip("/").partition("/")
     handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {name: grpc.unary_unary_rpc_method_handler(_echo)}

@@ -54,6 +54,18 @@ def certificate_name(leaf: bytes) -> str:
     return f"certificates/{hashlib.sha256(leaf).hexdigest()[:16]}"
 
 
+NOT_ACCEPTED = {
+    UNKNOWN_CERTIFICATE,
+    decision_pb2.DECISION_REASON_REVOKED,
+    decision_pb2.DECISION_REASON_ON_HOLD,
+    decision_pb2.DECISION_REASON_EXPIRED,
+    decision_pb2.DECISION_REASON_NOT_YET_VALID,
+    decision_pb2.DECISION_REASON_USER_DISABLED,
+    decision_pb2.DECISION_REASON_ANCHOR_REMOVED,
+}
+"""What stands against a peer, whatever it asks for."""
+
+
 @dataclass
 class ScriptedCertificateService(CertificateServiceServicer):
     """Knows leaves by their DER; what each may is a test's to say. Whoever changes that says so over the watch, as
@@ -72,6 +84,7 @@ class ScriptedCertificateService(CertificateServiceServicer):
     """A resource that decisions are about, whatever was asked."""
     batch_loss: int = 0
     """How many decisions of a batch are left out."""
+    peers: list[messages.CheckPeerRequest] = field(default_factory=list)
     checked: list[messages.CheckPermissionRequest] = field(default_factory=list)
     batches: list[messages.BatchCheckPermissionsRequest] = field(default_factory=list)
     bundles_read: int = 0
@@ -120,6 +133,11 @@ class ScriptedCertificateService(CertificateServiceServicer):
         decisions = [self._decide(request, resource) for resource in request.resources]
         return messages.BatchCheckPermissionsResponse(decisions=decisions[self.batch_loss :])
 
+    async def CheckPeer(self, request: messages.CheckPeerRequest, context: Any) -> decision_pb2.Decision:  # noqa: N802
+        self.peers.append(request)
+        await self._misbehave(context)
+        return self._decide(request)
+
     async def GetTrustBundle(  # noqa: N802
         self,
         request: messages.GetTrustBundleRequest,  # noqa: ARG002
@@ -162,11 +180,16 @@ class ScriptedCertificateService(CertificateServiceServicer):
             await context.abort(status_code(self.refusal), self.refusal.message, trailing_metadata=trailer)
 
     def _decide(
-        self, request: messages.CheckPermissionRequest | messages.BatchCheckPermissionsRequest, resource: str
+        self,
+        request: messages.CheckPermissionRequest | messages.BatchCheckPermissionsRequest | messages.CheckPeerRequest,
+        resource: str = "",
     ) -> decision_pb2.Decision:
+        about_peer = isinstance(request, messages.CheckPeerRequest)
         reason = self.reasons.get(request.peer_certificate, UNKNOWN_CERTIFICATE)
+        if about_peer and reason not in NOT_ACCEPTED:
+            reason = ALLOWED
         granted = self.granted.get(request.peer_certificate)
-        if reason == ALLOWED and granted is not None and resource not in granted:
+        if reason == ALLOWED and granted is not None and resource not in granted and not about_peer:
             reason = decision_pb2.DECISION_REASON_RESOURCE_NOT_GRANTED
         now = Timestamp()
         now.FromDatetime(datetime.now(UTC))
@@ -177,13 +200,15 @@ class ScriptedCertificateService(CertificateServiceServicer):
             rule="as the test says",
             user=USER,
             certificate=certificate_name(request.peer_certificate),
-            permission=request.permission,
             resource=self.answer_about or resource,
             decide_time=now,
             revision=self.watches.revision if self.decided_at is None else self.decided_at,
         )
+        if not isinstance(request, messages.CheckPeerRequest):
+            decision.permission = request.permission
         if decision.allowed:
-            decision.rests_on.extend([certificate_name(request.peer_certificate), USER, PROFILE])
+            decision.rests_on.extend([certificate_name(request.peer_certificate), USER])
+            decision.rests_on.extend([] if about_peer else [PROFILE])
             decision.expire_time.FromDatetime(datetime.now(UTC) + self.lifetime)
         if reason == decision_pb2.DECISION_REASON_CREDENTIALS_THROTTLED:
             decision.retry_time.CopyFrom(now)

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from handclasp.accounts.v1 import account_service_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
 from handclasp.client.csr import make_key_and_request
-from handclasp.errors import HandclaspError, InvalidArgument, PermissionDenied, Unauthenticated
+from handclasp.errors import HandclaspError, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated
 from tests.rpc.account_calls import (
     PASSWORD,
     assign,
@@ -81,9 +81,9 @@ async def test_a_password_that_takes_long_to_compose_is_a_wrong_one(installation
 async def test_requests_that_take_long_to_parse_are_refused_unparsed(
     installation: Installation, method: str, request_: Message
 ) -> None:
-    """By whomever: parsing comes before the question what a caller may."""
+    """By gRPC itself, once the caller is admitted."""
     async with installation.client(await installation.issue(await installation.new_user())) as client:
-        await refusal(getattr(client.certificates, method)(request_), InvalidArgument, "REQUEST_TOO_LARGE")
+        await refusal(getattr(client.certificates, method)(request_), ResourceExhausted, "REQUEST_TOO_LARGE")
 
 
 async def test_a_server_certificate_with_the_services_own_name_needs_all_administrative_permissions(

@@ -27,7 +27,8 @@ from handclasp.authorization.v1 import authorization_service_pb2
 from handclasp.certificate_service.storage.database import Database
 from handclasp.certificates.v1 import certificate_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as pb
-from handclasp.errors.status import DETAILS_KEY, DOMAIN
+from handclasp.errors import Reason
+from handclasp.errors.status import DETAILS_KEY, DOMAIN, from_rpc_error
 from handclasp.integrations.v1 import integration_service_pb2
 from tests.rpc.certificate_harness import add_anchor, beside, counts, der, pem, signing_request
 from tests.rpc.execution_harness import Pair, running_pair
@@ -51,7 +52,7 @@ administrator, who is to stay one."""
 STEADY = "steady"
 """A user that requests with one thing wrong name."""
 MAXIMUM_REQUEST = 256 * 1024
-"""`maximum_request_length` as it is by default, in bytes."""
+"""`limits.max_request_length` as it is by default, in bytes."""
 CA = OutsideCA("Fuzzed CA")
 LEAF = CA.issue()
 CSR = signing_request()
@@ -220,6 +221,9 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     """The reason in a status that is as every refusal must be."""
     code = error.code()
     assert code not in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}, error
+    if from_rpc_error(error).reason == Reason.REQUEST_TOO_LARGE:
+        # gRPC's own refusal, the one that has no details.
+        return Reason.REQUEST_TOO_LARGE
     (details,) = (value for key, value in error.trailing_metadata() or () if key == DETAILS_KEY)
     assert isinstance(details, bytes)
     status = status_pb2.Status.FromString(details)

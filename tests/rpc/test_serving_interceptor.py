@@ -109,13 +109,18 @@ async def test_who_is_not_admitted_does_not_reach_the_handler(lab: Lab) -> None:
     assert error.metadata == {"decision": "decisions/d7"}
 
 
-async def test_health_is_not_asked_about() -> None:
-    async def nobody(method: str, peer: Peer) -> None:
-        raise PermissionDenied("ACCESS_DENIED", "nobody")
+async def test_health_is_for_those_who_are_admitted() -> None:
+    admitted = False
 
-    async with running_lab(admitting=nobody) as lab:
-        assert type(await refusal(lab.unary("Unary"))) is PermissionDenied
-        status = await health_pb2_grpc.HealthStub(lab.channel).Check(health_pb2.HealthCheckRequest())
+    async def admitting(method: str, peer: Peer) -> None:
+        if not (admitted and method.startswith("/grpc.health.v1.Health/")):
+            raise PermissionDenied("ACCESS_DENIED", "nobody")
+
+    async with running_lab(admitting=admitting) as lab:
+        health: Any = health_pb2_grpc.HealthStub(lab.channel)
+        assert type(await refusal(health.Check(health_pb2.HealthCheckRequest()))) is PermissionDenied
+        admitted = True
+        status = await health.Check(health_pb2.HealthCheckRequest())
     assert status.status == health_pb2.HealthCheckResponse.SERVING
 
 

@@ -158,7 +158,8 @@ async def running_lab(
 ) -> AsyncIterator[Lab]:
     """A server over mutual TLS."""
     ca = OutsideCA("Test CA")
-    server = make_server(CallInterceptor(admitting, translate), limits or ServerLimits())
+    limits = limits or ServerLimits()
+    server = make_server(CallInterceptor(admitting, translate, limits=limits.of_calls()), limits)
     kinds = Kinds()
     server.add_generic_rpc_handlers((kinds.handlers(),))
     health = add_health_and_reflection(server, [SERVICE])

@@ -45,6 +45,10 @@ _BARE_REASONS = {
 }
 
 
+_TOO_LARGE = "Received message larger than max"
+"""What gRPC itself says of a message above its limit."""
+
+
 def status_code(error: HandclaspError) -> grpc.StatusCode:
     """The gRPC code of an error."""
     return CODES[type(error)]
@@ -81,7 +85,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> HandclaspError:
     error_type = TYPES.get(code, family.Internal)
     status = _status_in(error)
     info = error_details_pb2.ErrorInfo()
-    reason: str = _BARE_REASONS.get(code, code.name)
+    reason: str = _bare_reason(error)
     violations: list[FieldViolation] = []
     retry_after: timedelta | None = None
     if status is not None:
@@ -95,6 +99,13 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> HandclaspError:
                 retry_after = retry.retry_delay.ToTimedelta()
     message = error.details() or code.name
     return error_type(reason, message, metadata=dict(info.metadata), violations=violations, retry_after=retry_after)
+
+
+def _bare_reason(error: grpc.aio.AioRpcError) -> str:
+    code = error.code()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or ""):
+        return Reason.REQUEST_TOO_LARGE
+    return _BARE_REASONS.get(code, code.name)
 
 
 def _status_in(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:

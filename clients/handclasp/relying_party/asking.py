@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from handclasp.authorization.v1 import permission_pb2
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import CredentialsHash, Decisions, Subject, Yes
@@ -20,6 +21,9 @@ from handclasp.serving.peer import Peer
 
 ATTEMPTS = 3
 """How often a question is asked whose answers are overtaken by changes (rule 17)."""
+
+ACCEPTED = permission_pb2.PERMISSION_UNSPECIFIED
+"""Stands for the question whether a peer is accepted at all. The service refuses it where a permission is required."""
 
 LONGEST_RESOURCE = 256
 """Characters; the certificate service takes no more."""
@@ -63,8 +67,16 @@ class Asking:
         self._lease_wait = lease_wait
         self._hash = CredentialsHash()
 
+    async def accepted(self, peer: Peer) -> Yes:
+        """Raises what `Authorizer.authenticate` does."""
+        subject = Subject(_fingerprint(peer), ACCEPTED, "", None)
+        yes = self._decisions.find(subject)
+        return await self._ask(subject, peer, ACCEPTED, "") if yes is None else yes
+
     async def one(self, peer: Peer, permission: Permission, resource: str) -> Yes:
         """Raises what `Authorizer.require` does."""
+        if permission == ACCEPTED:
+            return await self.accepted(peer)
         subject = self._subject(peer, permission, resource)
         yes = self._decisions.find(subject)
         if yes is None:
@@ -148,13 +160,17 @@ class Asking:
         return False
 
     def _subject(self, peer: Peer, permission: Permission, resource: str) -> Subject:
-        fingerprint = peer.fingerprint
-        if fingerprint is None:
-            raise Unauthenticated(
-                Reason.CREDENTIALS_MISSING, "no client certificate was presented; call with one, over mutual TLS"
-            )
+        fingerprint = _fingerprint(peer)
         if not 0 < len(resource) <= LONGEST_RESOURCE:
             raise PermissionDenied(
                 Reason.ACCESS_DENIED, f"a resource has 1 to {LONGEST_RESOURCE} characters; nobody may act on this one"
             )
         return Subject(fingerprint, permission, resource, self._hash(peer.credentials))
+
+
+def _fingerprint(peer: Peer) -> str:
+    if peer.fingerprint is None:
+        raise Unauthenticated(
+            Reason.CREDENTIALS_MISSING, "no client certificate was presented; call with one, over mutual TLS"
+        )
+    return peer.fingerprint

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handclasp.relying_party.asking import Asking, Filtered
+from handclasp.relying_party.asking import ACCEPTED, Asking, Filtered
 from handclasp.relying_party.calls import CallsInProgress, Permit
 from handclasp.relying_party.decisions import Allowed, Yes
 from handclasp.relying_party.judging import Permission
@@ -27,6 +27,23 @@ class Authorizer:
     def __init__(self, asking: Asking, calls: CallsInProgress) -> None:
         self._asking = asking
         self._calls = calls
+
+    async def authenticate(self, peer: Peer) -> Allowed:
+        """Returns if the peer's certificate is in force and its user active, now; whatever they may do.
+
+        Credentials that were sent along are not looked at.
+
+        Raises:
+            Unauthenticated: CERTIFICATE_NOT_ACCEPTED, CREDENTIALS_MISSING.
+            Unavailable: AUTHORIZER_UNAVAILABLE, as `require`.
+        """
+        yes = await self._asking.accepted(peer)
+        # Nothing was awaited since it was found good (rule 5).
+        call = current_call()
+        if call is not None:
+            self._calls.permit(call, Permit(yes, ACCEPTED, "", filtered=True))
+            call.user = yes.allowed.user
+        return yes.allowed
 
     async def require(self, peer: Peer, permission: Permission, resource: str) -> Allowed:
         """Returns if the peer may, now.

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handclasp.errors import PermissionDenied, Reason, Unauthenticated
+from handclasp.errors import PermissionDenied, Reason
 from handclasp.relying_party.authorizer import Authorizer
 from handclasp.relying_party.decisions import Allowed
 from handclasp.relying_party.judging import Permission
-from handclasp.serving.interceptor import CallInterceptor, Translate, current_call
+from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallLimits
+from handclasp.serving.interceptor import OPEN_PREFIXES, CallInterceptor, Translate, current_call
 from handclasp.serving.peer import Peer
 
 
@@ -30,13 +31,13 @@ class Requirement:
 
 class AuthorizationInterceptor(CallInterceptor):
     """Lets a call through only if its peer holds what the table says. A method that is not in the table is refused;
-    health and reflection are open to whoever the listener's TLS lets in.
+    health and reflection are open to whoever has a certificate in force.
 
     In handlers `current_peer()` is who calls, and `current_caller()` the `Allowed` with the user.
 
     Args:
         requirements: by full method name, `/package.Service/Method`.
-        translate, max_request_length: as of `CallInterceptor`.
+        translate, limits: as of `CallInterceptor`.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class AuthorizationInterceptor(CallInterceptor):
         requirements: Mapping[str, Requirement],
         *,
         translate: Translate | None = None,
-        max_request_length: int | None = None,
+        limits: CallLimits = DEFAULT_LIMITS,
     ) -> None:
         self._authorizer = authorizer
         self._requirements = dict(requirements)
@@ -54,11 +55,13 @@ class AuthorizationInterceptor(CallInterceptor):
             self._admit_by_table,
             translate,
             authorize=self._authorize_by_request if by_request else None,
-            max_request_length=max_request_length,
+            limits=limits,
         )
 
-    async def _admit_by_table(self, method: str, peer: Peer) -> Allowed | None:
+    async def _admit_by_table(self, method: str, peer: Peer) -> Allowed:
         requirement = self._requirements.get(method)
+        if requirement is None and method.startswith(OPEN_PREFIXES):
+            return await self._authorizer.authenticate(peer)
         if requirement is None:
             raise PermissionDenied(
                 Reason.ACCESS_DENIED,
@@ -66,13 +69,11 @@ class AuthorizationInterceptor(CallInterceptor):
             )
         if isinstance(requirement.resource, str):
             return await self._authorizer.require(peer, requirement.permission, requirement.resource)
-        if peer.certificate_der is None:
-            raise Unauthenticated(Reason.CREDENTIALS_MISSING, "call with a client certificate, over mutual TLS")
-        return None
+        return await self._authorizer.authenticate(peer)
 
     async def _authorize_by_request(self, method: str, peer: Peer, request: Any) -> None:
-        requirement = self._requirements[method]
-        if isinstance(requirement.resource, str):
+        requirement = self._requirements.get(method)
+        if requirement is None or isinstance(requirement.resource, str):
             return
         resource = requirement.resource(request)
         allowed = await self._authorizer.require(peer, requirement.permission, resource)

@@ -26,6 +26,7 @@ from handclasp.relying_party.questions import Questions
 from handclasp.relying_party.renewal import IdentityRenewal, RenewalTimes
 from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
+from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallLimits
 from handclasp.serving.clock import Clock, lease_clock, wall_clock
 from handclasp.serving.interceptor import Translate
 from handclasp.serving.tls import ReloadingCredentials, compose_roots
@@ -144,12 +145,10 @@ class RelyingParty:
         requirements: Mapping[str, Requirement],
         *,
         translate: Translate | None = None,
-        max_request_length: int | None = None,
+        limits: CallLimits = DEFAULT_LIMITS,
     ) -> AuthorizationInterceptor:
         """An interceptor for a `grpc.aio` server. Arguments as of `AuthorizationInterceptor`."""
-        return AuthorizationInterceptor(
-            self.authorizer, requirements, translate=translate, max_request_length=max_request_length
-        )
+        return AuthorizationInterceptor(self.authorizer, requirements, translate=translate, limits=limits)
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """Credentials for one listener: mutual TLS with the own certificate. They follow the trust bundle, and the

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from handclasp.authorization.v1 import decision_pb2
+from handclasp.authorization.v1 import decision_pb2, permission_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import Subject
@@ -68,7 +68,8 @@ class Questions:
         self._open: dict[_Key, asyncio.Task[Answer]] = {}
 
     async def ask(self, subject: Subject, peer: Peer, permission: Permission, resource: str) -> Answer:
-        """One question, which may be shared with others who began to ask it before.
+        """One question, which may be shared with others who began to ask it before. Without a permission, it is whether
+        the peer is accepted at all.
 
         Raises:
             HandclaspError: there is no answer.
@@ -121,6 +122,13 @@ class Questions:
 
     async def _asked_once(self, peer: Peer, permission: Permission, resource: str) -> Answer:
         generation, asked = self._knowledge.generation, self._wall_clock()
+        if permission == permission_pb2.PERMISSION_UNSPECIFIED:
+            who = messages.CheckPeerRequest(
+                peer_certificate=peer.certificate_der or b"",
+                peer_address=peer.address,
+                min_revision=self._knowledge.revision,
+            )
+            return Answer(await self._answered(self._link.certificates.CheckPeer, who), generation, asked)
         request = messages.CheckPermissionRequest(
             peer_certificate=peer.certificate_der or b"",
             basic_credentials=_credentials(peer),

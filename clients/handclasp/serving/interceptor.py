@@ -1,7 +1,9 @@
 """The one place where calls are admitted and errors become statuses.
 
-gRPC hands an interceptor no context, so it wraps the handlers. Methods that the server does not have are answered with
-UNIMPLEMENTED by gRPC itself, before anything here runs.
+gRPC hands an interceptor no context, so it wraps the handlers. It starts a unary handler only once the request is
+there, and so it gets handlers of streams from here, which are the same on the wire: a call is admitted by its headers,
+and only then is its request read. Methods that the server does not have are answered with UNIMPLEMENTED by gRPC itself,
+before anything here runs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from grpc.aio import AbortError
 from handclasp.errors import HandclaspError, InvalidArgument, Reason, Unavailable, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.call import Call, Context
+from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallBudgets, CallKind, CallLimits, OpenCall
 from handclasp.serving.incidents import unforeseen
 from handclasp.serving.peer import Peer, read_peer
 from handclasp.serving.refusal_log import refusal_log
@@ -42,7 +45,13 @@ Respond = Callable[[Any, Context], Awaitable[Any]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 OPEN_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
-"""Methods that need no more than the listener's TLS."""
+"""Methods about the server itself. They need no grant; on a listener with mutual TLS, a certificate in force."""
+
+_OBSERVING_PREFIXES = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.")
+
+KindOf = Callable[[str, object], CallKind]
+"""Takes the full method name and what `Admit` returned; says by what the call is counted. Not asked about
+`OPEN_PREFIXES`."""
 
 # gRPC runs each call in a task of its own, and so in a context of its own: what is set here ends with the call.
 _current: ContextVar[Call] = ContextVar("handclasp_call")
@@ -72,8 +81,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         admit: decides who may call which method; its caller object is there for the handler as `current_caller()`.
         authorize: decides about a call by what it asks for; None if `admit` and the handlers see to that.
         translate: asked about each exception that is no typed error; None from it means that it was not foreseen.
-        max_request_length: in bytes, of a unary request that is parsed; None for no limit but the server's. Parsing
-            holds up everybody, seconds for a few megabytes of small parts.
+        limits: of the calls; an interceptor is for one server.
+        kind_of: by what a call is counted; all are ordinary if it is None.
+
+    Attributes:
+        budgets: what calls take up of `limits`.
     """
 
     def __init__(
@@ -82,12 +94,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         translate: Translate | None = None,
         *,
         authorize: Authorize | None = None,
-        max_request_length: int | None = None,
+        limits: CallLimits = DEFAULT_LIMITS,
+        kind_of: KindOf | None = None,
     ) -> None:
+        self.budgets = CallBudgets(limits, _log_ended)
+        self._kind_of = kind_of
         self._admit = admit
         self._authorize = authorize
         self._translate = translate
-        self._max_request_length = max_request_length
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._stopping = False
 
@@ -105,8 +119,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(OPEN_PREFIXES):
-            return handler
+        if handler is None:
+            return None
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = self._wrapped[method] = (handler, self._wrap(method, handler))
@@ -117,35 +131,42 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         prepare = self._preparation(method, handler)
         respond: Respond = (_write_responses if handler.response_streaming else _respond)(behaviour, prepare)
 
-        async def unary(request: Any, context: Context) -> Any:
-            return await self._guard(method, context, respond, request)
+        kind = _kind_of_open(method)
+        unary_request = not handler.request_streaming
 
-        async def stream(request: Any, context: Context) -> None:
-            await self._guard(method, context, respond, request)
+        async def unary(requests: Any, context: Context) -> Any:
+            return await self._guard(method, context, respond, None if unary_request else requests, kind)
 
-        # A unary request is parsed only after its sender is admitted, and here rather than in gRPC, which answers
-        # bytes that do not parse with INTERNAL. Requests of a stream are parsed by gRPC, for handlers that read them
-        # from the context; what does not parse becomes the refusal that is raised when it is their turn.
-        serializer = handler.response_serializer
+        async def stream(requests: Any, context: Context) -> None:
+            await self._guard(method, context, respond, None if unary_request else requests, kind)
+
+        # A unary request is read and parsed only after its sender is admitted, and parsed here rather than in gRPC,
+        # which answers bytes that do not parse with INTERNAL. Requests of a stream are parsed by gRPC, for handlers
+        # that read them from the context; what does not parse becomes the refusal raised when it is their turn.
+        parse = None
         if handler.request_streaming:
             respond = _refusing(respond)
-            lenient = _lenient(self._bounded(handler.request_deserializer))
-            if handler.response_streaming:
-                return grpc.stream_stream_rpc_method_handler(stream, lenient, serializer)
-            return grpc.stream_unary_rpc_method_handler(unary, lenient, serializer)
+            parse = _lenient(handler.request_deserializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, None, serializer)
-        return grpc.unary_unary_rpc_method_handler(unary, None, serializer)
+            return grpc.stream_stream_rpc_method_handler(stream, parse, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(unary, parse, handler.response_serializer)
 
-    async def _guard(self, method: str, context: Context, respond: Respond, request: Any) -> Any:
+    async def _guard(
+        self, method: str, context: Context, respond: Respond, requests: Any, kind: CallKind | None
+    ) -> Any:
+        """
+        Args:
+            requests: of a stream; None if the request is unary.
+            kind: what the call is counted by, if that is known by its method.
+        """
         call: Call | None = None
+        opened: OpenCall | None = None
         cause: Exception | None = None
         try:
             call = Call(method, read_peer(context), context)
             _current.set(call)
-            self._refuse_if_stopping()
-            call.caller = await self._admit(method, call.peer)
-            return await respond(request, context)
+            opened = self.budgets.arrive(call)
+            return await respond(await self._admitted_request(opened, context, requests, kind), context)
         except AbortError:
             raise
         except asyncio.CancelledError as error:
@@ -159,6 +180,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             foreseen = self._translate(error) if self._translate else None
             refusal, cause = (foreseen, error) if foreseen else (unforeseen(method, error), None)
         finally:
+            if opened is not None:
+                self.budgets.leave(opened)
             if call is not None:
                 call.finish()
         if call is not None and call.ended:
@@ -168,16 +191,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
 
-    def _refuse_if_stopping(self) -> None:
-        if self._stopping:
-            raise Unavailable(
-                Reason.SERVER_STOPPING,
-                "this server is being stopped, and did nothing; call another one, or this one again in a moment",
-            )
+    async def _admitted_request(self, opened: OpenCall, context: Context, requests: Any, kind: CallKind | None) -> Any:
+        """The request, or `requests`, of a call that is admitted and may run; arguments as of `_guard`."""
+        call = opened.call
+        if self._stopping and kind is None:
+            raise _stopping()
+        call.caller = await self._admit(call.method, call.peer)
+        if kind is None:
+            kind = CallKind.ORDINARY if self._kind_of is None else self._kind_of(call.method, call.caller)
+        if requests is not None:
+            self.budgets.run(opened, kind)
+            return requests
+        request = await self.budgets.read(opened, context)
+        if request is None:
+            raise await _no_request()
+        self.budgets.run(opened, kind, len(request))
+        return request
 
     def _preparation(self, method: str, handler: Handler) -> Callable[[Any], Awaitable[Any]] | None:
         """What becomes of a request before the handler gets it; None for nothing."""
-        parse = None if handler.request_streaming else self._bounded(handler.request_deserializer)
+        parse = None if handler.request_streaming else handler.request_deserializer
         authorize = self._authorize
         streaming = handler.request_streaming
         if parse is None and authorize is None and not streaming:
@@ -194,20 +227,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return prepare
 
-    def _bounded(self, parse: Parse | None) -> Parse | None:
-        limit = self._max_request_length
-        if parse is None or limit is None:
-            return parse
 
-        def bounded(request: bytes) -> Any:
-            if len(request) > limit:
-                raise InvalidArgument(
-                    Reason.REQUEST_TOO_LARGE,
-                    f"the request has {len(request)} bytes, and {limit} are the limit; send less at a time",
-                )
-            return parse(request)
+def _kind_of_open(method: str) -> CallKind | None:
+    """By what a method of `OPEN_PREFIXES` is counted; None for any other."""
+    if method.startswith(_OBSERVING_PREFIXES):
+        return CallKind.OBSERVING
+    return CallKind.UNCOUNTED if method.startswith(OPEN_PREFIXES) else None
 
-        return bounded
+
+def _stopping() -> Unavailable:
+    return Unavailable(
+        Reason.SERVER_STOPPING,
+        "this server is being stopped, and did nothing; call another one, or this one again in a moment",
+    )
+
+
+async def _no_request() -> InvalidArgument:
+    # A client that has gone, or whose request gRPC has refused for its length, looks the same at first; gRPC ends the
+    # handler in the next step then.
+    await asyncio.sleep(0)
+    return InvalidArgument(
+        Reason.REQUEST_MALFORMED, "the call was made without a request; send one message of its type"
+    )
 
 
 def _cancelled_from_outside() -> bool:
@@ -311,6 +352,10 @@ class _Reading:
 def _not_implemented() -> Unimplemented:
     """Handlers are coroutines; what is not one is the generated base class's, which implements nothing."""
     return Unimplemented(Reason.METHOD_UNKNOWN, "this server does not implement the method; call another version of it")
+
+
+def _log_ended(call: Call, refusal: HandclaspError) -> None:
+    _log_refusal(call.method, refusal, call, None)
 
 
 def _log_refusal(method: str, refusal: HandclaspError, call: Call | None, cause: Exception | None) -> None:

@@ -46,11 +46,13 @@ class Peer:
         address: IP address without port; empty if the call did not come over IP.
         certificate_der: the leaf that the peer presented. None exactly if the listener is one-way TLS.
         credentials: Basic credentials, if any were sent.
+        connection: gRPC's name of the connection, the same for all calls on it. Names are used again by later ones.
     """
 
     address: str
     certificate_der: bytes | None = field(repr=False)
     credentials: BasicCredentials | None
+    connection: str = field(default="", compare=False)
 
     @property
     def fingerprint(self) -> str | None:
@@ -68,7 +70,8 @@ def read_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
     """
     leaves = context.auth_context().get(_LEAF_KEY)
     der = _der(next(iter(leaves))) if leaves else None
-    return Peer(_address(context.peer()), der, _basic_credentials(context))
+    connection = context.peer()
+    return Peer(_address(connection), der, _basic_credentials(context), connection)
 
 
 def _der(pem: bytes) -> bytes:

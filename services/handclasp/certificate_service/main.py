@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from handclasp.certificate_service.certificate_authority import InstallationErro
 from handclasp.certificate_service.data_folder import DataFolderError, data_folder
 from handclasp.certificate_service.first_start import write_ca_file
 from handclasp.certificate_service.rpc.account_service import AccountService
-from handclasp.certificate_service.rpc.admission import Admitter
+from handclasp.certificate_service.rpc.admission import Admitter, call_kind
 from handclasp.certificate_service.rpc.authorization_service import AuthorizationService
 from handclasp.certificate_service.rpc.certificate_service import CertificateService, UseCases
 from handclasp.certificate_service.service import Service, open_service
@@ -120,9 +120,8 @@ async def _serve(
     # Before anybody is granted a lease: whoever serves the database after this process waits for those.
     await service.coordination.replica.register()
     refusals = set_up_refusal_log(settings.refusals)
-    interceptor = CallInterceptor(
-        Admitter(service.authenticator).admit, storage_error, max_request_length=settings.maximum_request_length
-    )
+    admit = Admitter(service.authenticator).admit
+    interceptors: list[CallInterceptor] = []
     async with AsyncExitStack() as stack:
         stack.callback(refusals.close)
         servers, healths = [], []
@@ -131,6 +130,8 @@ async def _serve(
             (service.listeners.one_way.credentials, settings.tls_port, "tls_port"),
             (service.listeners.mutual.credentials, settings.mtls_port, "mtls_port"),
         ):
+            interceptor = CallInterceptor(admit, storage_error, limits=settings.limits.of_calls(), kind_of=call_kind)
+            interceptors.append(interceptor)
             server = make_server(interceptor, settings.limits, shared_ports=shared_ports)
             # Known once all are open, which is before any of them is called.
             _add_services(server, service, mutual_tls_port=lambda: ports[1])
@@ -140,7 +141,7 @@ async def _serve(
         for server, health in zip(servers, healths, strict=True):
             await server.start()
             await set_serving(health, SERVICE_NAMES, serving=True)
-        http = await stack.enter_async_context(health_server(lambda: _missing(service), settings))
+        http = await stack.enter_async_context(health_server(lambda: _missing(service, interceptors), settings))
         handshakes = HandshakeRefusals(
             current_handshake_watch(),
             lambda: service.listeners.watched(settings.limits.handshake_timeout),
@@ -181,7 +182,7 @@ async def _serve(
             healths,
             stop,
             grace=settings.grace,
-            refuse_all=interceptor.refuse_all,
+            refuse_all=[interceptor.refuse_all for interceptor in interceptors],
             stopping=service.watching.stop,
         )
 
@@ -211,7 +212,10 @@ def _add_services(server: grpc.aio.Server, service: Service, *, mutual_tls_port:
     add_AuthorizationServiceServicer_to_server(AuthorizationService(service.explain, service.watching), server)
 
 
-async def _missing(service: Service) -> str | None:
+async def _missing(service: Service, interceptors: Sequence[CallInterceptor]) -> str | None:
+    for interceptor in interceptors:
+        if exhausted := interceptor.budgets.exhausted():
+            return exhausted
     try:
         await service.database.read(lambda snapshot: snapshot.fetch(select(1)))
     except SQLAlchemyError:

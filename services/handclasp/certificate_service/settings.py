@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,14 @@ from handclasp.transport.settings import Port, Seconds, SectionSettings
 
 # A trust domain name of SPIFFE-ID, section 2.1, and no longer than a DNS name.
 _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateServiceLimits(ServerLimits):
+    """Nothing that the service takes is as long as an input of an integration."""
+
+    request_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 1024 * 1024
+    max_request_length: Annotated[int, Field(ge=128 * 1024, le=2**31 - 1)] = 256 * 1024
 
 
 class CertificateServiceSettings(SectionSettings):
@@ -117,19 +126,16 @@ class CertificateServiceSettings(SectionSettings):
     )
     maximum_watchers: Annotated[int, Field(ge=1)] = Field(
         500,
-        description="How many processes of relying parties may watch at once. Each takes one of the calls that"
-        " maximum_concurrent_rpcs allows.",
+        description="How many processes of relying parties may watch at once, beside the calls that"
+        " limits.maximum_concurrent_rpcs allows.",
     )
     request_retention: timedelta = Field(
         timedelta(days=7), ge=timedelta(0), le=CENTURY, description="How long a request_id is remembered."
     )
 
-    maximum_request_length: Annotated[int, Field(ge=128 * 1024)] = Field(
-        256 * 1024,
-        description="Bytes of a request that are parsed at all; more are refused (REQUEST_TOO_LARGE)."
-        " `limits.max_request_length` is gRPC's own limit, for one message.",
+    limits: CertificateServiceLimits = Field(
+        default_factory=CertificateServiceLimits, description="What clients may take up, each listener."
     )
-    limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up, each listener.")
     refusals: RefusalLimits = Field(default_factory=RefusalLimits, description="How refusals are logged.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="How many processes serve the ports together; more than one needs PostgreSQL."

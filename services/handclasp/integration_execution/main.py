@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from handclasp.errors import PermissionDenied, Reason, Unauthenticated
+from handclasp.errors import PermissionDenied, Reason
 from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
 from handclasp.integration_execution.page_tokens import PageTokens
 from handclasp.integration_execution.registry import IntegrationLoadError, Registry, find_integrations
@@ -15,9 +15,11 @@ from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.integrations.v1.integration_service_pb2_grpc import add_IntegrationServiceServicer_to_server
 from handclasp.relying_party import Options, RelyingParty
+from handclasp.relying_party.decisions import Allowed
+from handclasp.serving.call_budgets import CallBudgets
 from handclasp.serving.files import SecretFileError
 from handclasp.serving.handshake_watch import current_handshake_watch
-from handclasp.serving.interceptor import CallInterceptor
+from handclasp.serving.interceptor import OPEN_PREFIXES, Admit, CallInterceptor
 from handclasp.serving.peer import Peer
 from handclasp.serving.refusal_log import set_up_refusal_log
 from handclasp.serving.refused_handshakes import HandshakeRefusals, WatchedListener
@@ -54,6 +56,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         settings.ready_file.unlink(missing_ok=True)
     registry = _load_registry(settings)
     relying_party: RelyingParty | None = None
+    budgets: CallBudgets | None = None
     serving = False
 
     async def missing() -> str | None:
@@ -61,7 +64,9 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
             return f"the certificate service, {settings.certificate_service}, which has not been reached yet"
         if not serving:
             return "the port, which is about to be opened"
-        return None if relying_party.ready else "a lease of the certificate service"
+        if not relying_party.ready:
+            return "a lease of the certificate service"
+        return None if budgets is None else budgets.exhausted()
 
     async with AsyncExitStack() as stack:
         # Before anything is waited for: whoever watches this process is to see that it lives, and what it lacks.
@@ -72,7 +77,8 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         party = relying_party
         refusals = set_up_refusal_log(settings.refusals)
         stack.callback(refusals.close)
-        interceptor = CallInterceptor(_admit)
+        interceptor = CallInterceptor(_admitting(relying_party), limits=settings.limits.of_calls(reserved=False))
+        budgets = interceptor.budgets
         server = make_server(interceptor, settings.limits, shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)
         service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner(), page_tokens)
@@ -95,16 +101,18 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
             write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)
         _LOG.info("serving", host=settings.host, port=port, health_port=http.port, integrations=registry.names)
-        await run_until_stopped([server], [health], stop, grace=settings.grace, refuse_all=interceptor.refuse_all)
+        await run_until_stopped([server], [health], stop, grace=settings.grace, refuse_all=[interceptor.refuse_all])
 
 
-async def _admit(method: str, peer: Peer) -> None:
-    """Whether a call is allowed depends on what it is about, so the methods of the one service that is served here ask
-    by themselves, before anything else. Any other method is refused."""
-    if not method.startswith(f"/{SERVICE_NAME}/"):
-        raise PermissionDenied(Reason.ACCESS_DENIED, "nobody may call this method here")
-    if peer.certificate_der is None:
-        raise Unauthenticated(Reason.CREDENTIALS_MISSING, "call with a client certificate, over mutual TLS")
+def _admitting(relying_party: RelyingParty) -> Admit:
+    async def admit(method: str, peer: Peer) -> Allowed:
+        """Lets in whose certificate is in force, before anything of their request is read. What a call is about decides
+        whether it is allowed, so the methods of the one service here ask for that by themselves."""
+        if not method.startswith((f"/{SERVICE_NAME}/", *OPEN_PREFIXES)):
+            raise PermissionDenied(Reason.ACCESS_DENIED, "nobody may call this method here")
+        return await relying_party.authorizer.authenticate(peer)
+
+    return admit
 
 
 def _load_registry(settings: ExecutionSettings) -> Registry:

@@ -113,7 +113,7 @@ async def run_until_stopped(
     stop: StopRequests,
     *,
     grace: float,
-    refuse_all: Callable[[], None] = lambda: None,
+    refuse_all: Sequence[Callable[[], None]] = (),
     stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Waits for a request to stop, and then stops servers that were started before.
@@ -123,7 +123,7 @@ async def run_until_stopped(
     this is cancelled, the servers are stopped at once.
 
     Args:
-        refuse_all: has new calls be refused.
+        refuse_all: each has new calls of a server be refused.
         stopping: called when no new calls are taken any more; has those end that would never end by themselves.
     """
     try:
@@ -131,7 +131,8 @@ async def run_until_stopped(
         _LOG.info("stopping", grace=grace)
         for health in healths:
             await health.enter_graceful_shutdown()
-        refuse_all()
+        for refuse in refuse_all:
+            refuse()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait_at_once(), _REFUSING)
         await _stop_gracefully(servers, stop, grace, stopping)

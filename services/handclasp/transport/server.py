@@ -10,10 +10,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
+
+from handclasp.serving.call_budgets import CallLimits
 
 _LARGEST = 2**31 - 1
 """gRPC's arguments have 32 bits."""
+
+_WINDOW = 64 * 1024
+"""Bytes that a call may send unasked."""
 
 _Number = Annotated[int, Field(ge=1, le=_LARGEST)]
 _Period = Annotated[float, Field(gt=0, le=_LARGEST / 1000, allow_inf_nan=False)]
@@ -29,8 +34,22 @@ class ServerLimits:
         connection_idle: after how long a connection without calls is closed.
         max_connections: how many connections may be open at once, those in their handshake included.
         max_concurrent_streams: how many calls may run at once on one connection.
-        maximum_concurrent_rpcs: how many calls may run at once; more are refused with RESOURCE_EXHAUSTED.
-        max_request_length: how long one message may be, after decompression.
+        maximum_concurrent_rpcs: how many calls may run at once; more are refused (TOO_MANY_CALLS).
+        reserved_rpcs: how many of those are kept for relying parties and for calls that take something away.
+        rpcs_per_peer: how many may run at once for one certificate, or without one for one address (of IPv6 one /64). A
+            peer never gets more than are left for all others.
+        observing_rpcs: how many streams of Health.Watch and of reflection there may be, beside those calls.
+        observing_rpcs_per_peer: how many of those for one certificate or address.
+        arriving_rpcs: how many calls may be there whose request is not; beyond it, the oldest is ended.
+        leaving_rpcs: how many calls may have an answer that the client has not taken in; beyond it, the oldest is given
+            up.
+        reads_per_connection: of how many calls of one connection the request is taken in at once; others take turns.
+        request_timeout: how long a unary request may take to arrive.
+        answer_timeout: how long a client may take to take in the answer of a call; it is given up then.
+        request_bytes: of all requests together: those that are being taken in, each counted at its longest, and again
+            those of calls that run.
+        max_request_length: how long one message may be. Compressed ones are refused.
+        proxy_networks: networks of TCP proxies, whose addresses stand for many peers: no limit by address for those.
         max_metadata_size: how long all metadata of one call may be.
         keepalive: how long between pings on a connection; one that does not answer is cut after `ping_timeout`.
         ping_timeout: how long the answer to a ping may take.
@@ -43,17 +62,50 @@ class ServerLimits:
     connection_idle: _Period = 300.0
     max_connections: _Number = 2000
     max_concurrent_streams: _Number = 200
-    maximum_concurrent_rpcs: _Number | None = 1000
+    maximum_concurrent_rpcs: _Number = 1000
+    reserved_rpcs: Annotated[int, Field(ge=0, le=_LARGEST)] = 200
+    rpcs_per_peer: _Number = 400
+    observing_rpcs: _Number = 100
+    observing_rpcs_per_peer: _Number = 10
+    arriving_rpcs: _Number = 4000
+    reads_per_connection: _Number = 8
+    leaving_rpcs: _Number = 4000
+    request_timeout: _Period = 5.0
+    answer_timeout: _Period = 30.0
+    request_bytes: _Number = 256 * 1024 * 1024
     max_request_length: _Number = 4 * 1024 * 1024
+    proxy_networks: tuple[IPvAnyNetwork, ...] = ()
     max_metadata_size: _Number = 16 * 1024
     keepalive: _Period = 30.0
     ping_timeout: _Period = 10.0
     max_connection_age: _Period | None = None
     max_connection_age_grace: _Period = 30.0
 
+    def of_calls(self, *, reserved: bool = True) -> CallLimits:
+        """Those that the interceptor keeps.
+
+        Args:
+            reserved: whether there is anybody for whom some of the calls are kept.
+        """
+        return CallLimits(
+            running=self.maximum_concurrent_rpcs,
+            reserved=self.reserved_rpcs if reserved else 0,
+            running_per_peer=self.rpcs_per_peer,
+            observing=self.observing_rpcs,
+            observing_per_peer=self.observing_rpcs_per_peer,
+            arriving=self.arriving_rpcs,
+            reading_per_connection=self.reads_per_connection,
+            leaving=self.leaving_rpcs,
+            request_timeout=self.request_timeout,
+            answer_timeout=self.answer_timeout,
+            request_bytes=self.request_bytes,
+            max_request_length=self.max_request_length,
+            proxies=self.proxy_networks,
+        )
+
 
 def server_options(limits: ServerLimits, *, shared_ports: bool = False) -> list[tuple[str, Any]]:
-    """The limits as gRPC channel arguments, `maximum_concurrent_rpcs` excepted, which is none.
+    """Those of the limits that gRPC keeps, as its channel arguments.
 
     Args:
         shared_ports: whether other processes may listen on the same ports; to be reserved by `shared_ports.py`.
@@ -66,6 +118,11 @@ def server_options(limits: ServerLimits, *, shared_ports: bool = False) -> list[
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
         ("grpc.max_receive_message_length", limits.max_request_length),
+        # A few kilobytes can become as many megabytes. Identity (the lowest bit) alone is let in.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        # What a call may send before anybody has asked for its message. With the probe, gRPC would raise it.
+        ("grpc.http2.lookahead_bytes", _WINDOW),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_metadata_size", limits.max_metadata_size),
         ("grpc.absolute_max_metadata_size", limits.max_metadata_size),
         ("grpc.keepalive_time_ms", _milliseconds(limits.keepalive)),
@@ -87,12 +144,12 @@ def server_options(limits: ServerLimits, *, shared_ports: bool = False) -> list[
 def make_server(
     interceptor: grpc.aio.ServerInterceptor, limits: ServerLimits, *, shared_ports: bool = False
 ) -> grpc.aio.Server:
-    """A server without ports and services. Must be called within the event loop that will run it."""
-    return grpc.aio.server(
-        interceptors=[interceptor],
-        options=server_options(limits, shared_ports=shared_ports),
-        maximum_concurrent_rpcs=limits.maximum_concurrent_rpcs,
-    )
+    """A server without ports and services. Must be called within the event loop that will run it.
+
+    Args:
+        interceptor: keeps the limits that gRPC cannot (`ServerLimits.of_calls`).
+    """
+    return grpc.aio.server(interceptors=[interceptor], options=server_options(limits, shared_ports=shared_ports))
 
 
 def add_health_and_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> health_aio.HealthServicer:

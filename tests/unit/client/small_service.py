@@ -343,6 +343,9 @@ class _Certificates(certificate_service_pb2_grpc.CertificateServiceServicer):
     async def CheckPermission(self, request: messages.CheckPermissionRequest, context: Context) -> Decision:  # noqa: N802
         raise NotImplementedError
 
+    async def CheckPeer(self, request: messages.CheckPeerRequest, context: Context) -> Decision:  # noqa: N802
+        raise NotImplementedError
+
     async def BatchCheckPermissions(  # noqa: N802
         self, request: messages.BatchCheckPermissionsRequest, context: Context
     ) -> messages.BatchCheckPermissionsResponse:

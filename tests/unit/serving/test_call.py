@@ -22,6 +22,9 @@ class Context:
     def peer(self) -> str:
         return "ipv4:192.0.2.1:4711"
 
+    async def read(self) -> bytes:
+        return b"request"
+
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
@@ -48,7 +51,7 @@ async def test_a_call_that_has_ended_leaves_no_garbage() -> None:
     gc.collect()
     gc.disable()
     try:
-        task = asyncio.create_task(wrapped.unary_unary(b"request", context))
+        task = asyncio.create_task(wrapped.stream_unary(None, context))
         assert await task == b"request"
         del task, context
         assert kept() is None

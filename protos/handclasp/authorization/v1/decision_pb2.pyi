@@ -135,11 +135,11 @@ class Decision(_message.Message):
     certificate: _builtins.str
     """`certificates/{certificate}`. Empty if the certificate is unknown."""
     permission: _permission_pb2.Permission.ValueType
-    """The permission that was asked about. Unset in a record of who was not accepted as a caller, or whose enrollment token
-    was not.
+    """The permission that was asked about. Unset if the question was only whether the peer is accepted, and in a record of
+    who was not accepted as a caller, or whose enrollment token was not.
     """
     resource: _builtins.str
-    """The resource that was asked about; without a permission, the method that was called."""
+    """The resource that was asked about; in a record of who was not accepted as a caller, the method that was called."""
     revision: _builtins.int
     """The revision that it was made at: it takes into account every change up to this one, and perhaps later ones. Not kept
     with denials on record.
@@ -160,8 +160,8 @@ class Decision(_message.Message):
 
     @_builtins.property
     def rests_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What a yes rests on: the names of the certificate, its user, the access profile whose grant decided, and the trust
-        anchor if there is one. A change of any of them (see WatchAuthorization) with a revision above this decision's ends
+        """What a yes rests on: the names of the certificate, its user, the access profile whose grant decided if one did, and the
+        trust anchor if there is one. A change of any of them (see WatchAuthorization) with a revision above this decision's ends
         it; a change of anything else does not touch it. Empty on a no.
         """
 

@@ -892,6 +892,36 @@ class CheckPermissionRequest(_message.Message):
 Global___CheckPermissionRequest: _TypeAlias = CheckPermissionRequest  # noqa: Y015
 
 @_typing.final
+class CheckPeerRequest(_message.Message):
+    """Who is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    peer_certificate: _builtins.bytes
+    """The leaf that the peer presented, as DER."""
+    peer_address: _builtins.str
+    """The address that the peer called from, without port."""
+    min_revision: _builtins.int
+    """As in CheckPermissionRequest."""
+    def __init__(
+        self,
+        *,
+        peer_certificate: _builtins.bytes = ...,
+        peer_address: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_revision", b"min_revision", "peer_address", b"peer_address", "peer_certificate", b"peer_certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPeerRequest: _TypeAlias = CheckPeerRequest  # noqa: Y015
+
+@_typing.final
 class BatchCheckPermissionsRequest(_message.Message):
     """Who asks to do what to which resources."""
 

@@ -130,6 +130,11 @@ class CertificateServiceStub:
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPermissionRequest.SerializeToString,
                 response_deserializer=handclasp_dot_authorization_dot_v1_dot_decision__pb2.Decision.FromString,
                 _registered_method=True)
+        self.CheckPeer = channel.unary_unary(
+                '/handclasp.certificates.v1.CertificateService/CheckPeer',
+                request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPeerRequest.SerializeToString,
+                response_deserializer=handclasp_dot_authorization_dot_v1_dot_decision__pb2.Decision.FromString,
+                _registered_method=True)
         self.BatchCheckPermissions = channel.unary_unary(
                 '/handclasp.certificates.v1.CertificateService/BatchCheckPermissions',
                 request_serializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.BatchCheckPermissionsRequest.SerializeToString,
@@ -373,6 +378,17 @@ class CertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckPeer(self, request, context):
+        """Decides whether the certificate that a peer presented is in force, and its user active; whatever they may do. A server
+        asks so before it reads a request. The decision names neither a permission nor a resource.
+
+        Who may call: holders of AUTHORIZE_PEERS on any resource, over mTLS only.
+        Errors: INVALID_ARGUMENT; PERMISSION_DENIED; UNAVAILABLE (REVISION_NOT_REACHED, ...: never a yes without having looked).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchCheckPermissions(self, request, context):
         """CheckPermission for up to 100 resources at once, all decided at one moment.
 
@@ -510,6 +526,11 @@ def add_CertificateServiceServicer_to_server(servicer, server):
             'CheckPermission': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckPermission,
                     request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPermissionRequest.FromString,
+                    response_serializer=handclasp_dot_authorization_dot_v1_dot_decision__pb2.Decision.SerializeToString,
+            ),
+            'CheckPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPeer,
+                    request_deserializer=handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPeerRequest.FromString,
                     response_serializer=handclasp_dot_authorization_dot_v1_dot_decision__pb2.Decision.SerializeToString,
             ),
             'BatchCheckPermissions': grpc.unary_unary_rpc_method_handler(
@@ -981,6 +1002,33 @@ class CertificateService:
             target,
             '/handclasp.certificates.v1.CertificateService/CheckPermission',
             handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPermissionRequest.SerializeToString,
+            handclasp_dot_authorization_dot_v1_dot_decision__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.certificates.v1.CertificateService/CheckPeer',
+            handclasp_dot_certificates_dot_v1_dot_certificate__service__pb2.CheckPeerRequest.SerializeToString,
             handclasp_dot_authorization_dot_v1_dot_decision__pb2.Decision.FromString,
             options,
             channel_credentials,

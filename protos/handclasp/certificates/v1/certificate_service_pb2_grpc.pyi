@@ -169,6 +169,13 @@ class CertificateServiceStub:
     Errors: INVALID_ARGUMENT; PERMISSION_DENIED; RESOURCE_EXHAUSTED (PASSWORD_CHECKS_BUSY); UNAVAILABLE
     (REVISION_NOT_REACHED, ...: never a yes without having looked).
     """
+    CheckPeer: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.CheckPeerRequest, _decision_pb2.Decision]
+    """Decides whether the certificate that a peer presented is in force, and its user active; whatever they may do. A server
+    asks so before it reads a request. The decision names neither a permission nor a resource.
+
+    Who may call: holders of AUTHORIZE_PEERS on any resource, over mTLS only.
+    Errors: INVALID_ARGUMENT; PERMISSION_DENIED; UNAVAILABLE (REVISION_NOT_REACHED, ...: never a yes without having looked).
+    """
     BatchCheckPermissions: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.BatchCheckPermissionsRequest, _certificate_service_pb2.BatchCheckPermissionsResponse]
     """CheckPermission for up to 100 resources at once, all decided at one moment.
 
@@ -452,6 +459,19 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         Who may call: holders of AUTHORIZE_PEERS on the resource, over mTLS only.
         Errors: INVALID_ARGUMENT; PERMISSION_DENIED; RESOURCE_EXHAUSTED (PASSWORD_CHECKS_BUSY); UNAVAILABLE
         (REVISION_NOT_REACHED, ...: never a yes without having looked).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckPeer(
+        self,
+        request: _certificate_service_pb2.CheckPeerRequest,
+        context: _aio.ServicerContext[_certificate_service_pb2.CheckPeerRequest, _abc.Awaitable[_decision_pb2.Decision]],
+    ) -> _abc.Awaitable[_decision_pb2.Decision]:
+        """Decides whether the certificate that a peer presented is in force, and its user active; whatever they may do. A server
+        asks so before it reads a request. The decision names neither a permission nor a resource.
+
+        Who may call: holders of AUTHORIZE_PEERS on any resource, over mTLS only.
+        Errors: INVALID_ARGUMENT; PERMISSION_DENIED; UNAVAILABLE (REVISION_NOT_REACHED, ...: never a yes without having looked).
         """
 
     @_abc_1.abstractmethod

@@ -187,8 +187,22 @@ def decide(
     if against is not None:
         return against
     verdict = judge_grants(facts.user, permission, resource)
-    if not verdict.allowed:
-        return verdict
+    return _allowed(facts, verdict) if verdict.allowed else verdict
+
+
+def decide_on_peer(facts: PeerFacts | None, now: datetime) -> Verdict:
+    """Whether a peer that presented a certificate is accepted at all, whatever it may do."""
+    if facts is None:
+        return UNKNOWN_CERTIFICATE
+    against = judge_certificate(facts, now)
+    if against is not None:
+        return against
+    in_force = f"{certificate_name(facts.certificate.id)} is in force, and {user_name(facts.user.id)} is active"
+    return _allowed(facts, Verdict(DecisionReason.ALLOWED, in_force))
+
+
+def _allowed(facts: PeerFacts, verdict: Verdict) -> Verdict:
+    """A yes, with all that it rests on and until when."""
     certificate = facts.certificate
     anchor = () if certificate.anchor_id is None else (trust_anchor_name(certificate.anchor_id),)
     rests_on = (certificate_name(certificate.id), user_name(facts.user.id), *verdict.rests_on, *anchor)

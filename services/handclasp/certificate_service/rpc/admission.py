@@ -7,7 +7,8 @@ from enum import Enum
 from handclasp.certificate_service.use_cases.authentication import Authenticator
 from handclasp.certificate_service.use_cases.caller import Caller, Credentials
 from handclasp.errors import PermissionDenied, Reason
-from handclasp.serving.interceptor import current_caller
+from handclasp.serving.call_budgets import CallKind
+from handclasp.serving.interceptor import OPEN_PREFIXES, current_caller
 from handclasp.serving.peer import BasicCredentials, Peer
 
 
@@ -43,6 +44,7 @@ ADMISSIONS = {
     _CERTIFICATES + "EnrollReplica": Admission.ANYBODY,
     _CERTIFICATES + "CheckPermission": Admission.MUTUAL_TLS,
     _CERTIFICATES + "BatchCheckPermissions": Admission.MUTUAL_TLS,
+    _CERTIFICATES + "CheckPeer": Admission.MUTUAL_TLS,
     _CERTIFICATES + "AddTrustAnchor": Admission.AUTHENTICATED,
     _CERTIFICATES + "ListTrustAnchors": Admission.AUTHENTICATED,
     _CERTIFICATES + "RemoveTrustAnchor": Admission.AUTHENTICATED,
@@ -64,6 +66,33 @@ ADMISSIONS = {
 }
 
 
+# Calls that take something away from somebody, and so must get through whatever others do.
+TAKING_AWAY = frozenset(
+    {
+        _CERTIFICATES + "RevokeCertificate",
+        _CERTIFICATES + "RevokeUserCertificates",
+        _CERTIFICATES + "HoldCertificate",
+        _CERTIFICATES + "RevokeEnrollmentToken",
+        _CERTIFICATES + "RemoveTrustAnchor",
+        _ACCOUNTS + "UpdateUser",
+        _ACCOUNTS + "DisableUser",
+        _ACCOUNTS + "SetPassword",
+        _ACCOUNTS + "UpdateAccessProfile",
+        _ACCOUNTS + "DeleteAccessProfile",
+    }
+)
+_WATCH = _AUTHORIZATION + "WatchAuthorization"
+
+
+def call_kind(method: str, caller: object) -> CallKind:
+    """By what a call is counted."""
+    if method == _WATCH:
+        return CallKind.UNCOUNTED  # `maximum_watchers` limits those.
+    if method in TAKING_AWAY or (isinstance(caller, Caller) and caller.is_relying_party):
+        return CallKind.RESERVED
+    return CallKind.ORDINARY
+
+
 class Admitter:
     """Admits calls for the interceptor."""
 
@@ -77,6 +106,9 @@ class Admitter:
             Unauthenticated, PermissionDenied, ResourceExhausted
         """
         needed = ADMISSIONS.get(method)
+        if needed is None and method.startswith(OPEN_PREFIXES):
+            # On the one-way listener its TLS is enough; on the other the certificate must be in force.
+            return None if peer.certificate_der is None else await self._authenticate(method, peer)
         if needed is None:
             raise PermissionDenied(Reason.ACCESS_DENIED, f"nobody may call {method}; update the client or the server")
         if needed is Admission.MUTUAL_TLS and peer.certificate_der is None:
@@ -86,6 +118,9 @@ class Admitter:
             )
         if needed is Admission.ANYBODY and peer.certificate_der is None and peer.credentials is None:
             return None
+        return await self._authenticate(method, peer)
+
+    async def _authenticate(self, method: str, peer: Peer) -> Caller:
         return await self._authenticator.authenticate(
             fingerprint=peer.fingerprint,
             credentials=to_credentials(peer.credentials),

@@ -33,14 +33,13 @@ def from_grant(grant: Grant) -> permission_pb2.Grant:
 
 def from_decision(decision: Decision) -> decision_pb2.Decision:
     verdict = decision.verdict
-    return decision_pb2.Decision(
+    message = decision_pb2.Decision(
         name=decision_name(decision.id),
         allowed=verdict.allowed,
         reason=REASONS.to_proto(verdict.reason),
         rule=verdict.rule,
         user=user_name(decision.user_id),
         certificate=certificate_name(decision.certificate_id),
-        permission=PERMISSIONS.to_proto(decision.permission),
         resource=decision.resource,
         decide_time=to_timestamp(decision.time),
         expire_time=to_timestamp(verdict.expire_time),
@@ -48,6 +47,9 @@ def from_decision(decision: Decision) -> decision_pb2.Decision:
         revision=decision.revision,
         rests_on=verdict.rests_on,
     )
+    if decision.permission is not None:
+        message.permission = PERMISSIONS.to_proto(decision.permission)
+    return message
 
 
 def from_denial(denial: Denial) -> authorization_service_pb2.DecisionRecord:

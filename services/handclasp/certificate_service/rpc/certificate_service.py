@@ -39,7 +39,7 @@ from handclasp.certificate_service.rpc.certificate_messages import (
 from handclasp.certificate_service.rpc.fields import masked, to_timedelta, to_timestamp
 from handclasp.certificate_service.use_cases.caller import Clock, Credentials
 from handclasp.certificate_service.use_cases.certificates import Certificates
-from handclasp.certificate_service.use_cases.check_permission import CheckPermission, PeerQuestion
+from handclasp.certificate_service.use_cases.check_permission import CheckPermission, PeerQuestion, PermissionQuestion
 from handclasp.certificate_service.use_cases.enroll import Enroll
 from handclasp.certificate_service.use_cases.enroll_replica import EnrollReplica
 from handclasp.certificate_service.use_cases.enrollment_tokens import EnrollmentTokens
@@ -304,6 +304,11 @@ class CertificateService(CertificateServiceServicer):
         question = _question(request, [check_resource(request.resource, "resource")])
         return from_decision((await self._do.check.check(the_caller(), question))[0])
 
+    async def CheckPeer(self, request: pb.CheckPeerRequest, context: Context) -> decision_pb2.Decision:
+        _check_peer_fields(request)
+        question = PeerQuestion(fingerprint(request.peer_certificate), request.peer_address, request.min_revision)
+        return from_decision(await self._do.check.check_peer(the_caller(), question))
+
     async def BatchCheckPermissions(
         self, request: pb.BatchCheckPermissionsRequest, context: Context
     ) -> pb.BatchCheckPermissionsResponse:
@@ -382,8 +387,26 @@ def _pem(der: bytes) -> str:
 
 def _question(
     request: pb.CheckPermissionRequest | pb.BatchCheckPermissionsRequest, resources: list[str]
-) -> PeerQuestion:
+) -> PermissionQuestion:
     """Raises InvalidArgument for a field that does not fit."""
+    _check_peer_fields(request)
+    credentials = None
+    if request.HasField("basic_credentials"):
+        credentials = Credentials(request.basic_credentials.username, request.basic_credentials.password)
+    return PermissionQuestion(
+        fingerprint(request.peer_certificate),
+        request.peer_address,
+        request.min_revision,
+        credentials=credentials,
+        permission=PERMISSIONS.to_domain(request.permission, "permission"),
+        resources=resources,
+    )
+
+
+def _check_peer_fields(
+    request: pb.CheckPermissionRequest | pb.BatchCheckPermissionsRequest | pb.CheckPeerRequest,
+) -> None:
+    """Raises InvalidArgument for what does not fit of the peer's certificate and address."""
     if not 1 <= len(request.peer_certificate) <= _MAXIMUM_LEAF:
         raise invalid_field("peer_certificate", f"must be the leaf's DER, of 1 to {_MAXIMUM_LEAF} bytes")
     # It is recorded with denials, and PostgreSQL takes no NUL.
@@ -391,17 +414,6 @@ def _question(
         raise invalid_field(
             "peer_address", f"must be an IP address, of at most {_MAXIMUM_ADDRESS} printable ASCII characters"
         )
-    credentials = None
-    if request.HasField("basic_credentials"):
-        credentials = Credentials(request.basic_credentials.username, request.basic_credentials.password)
-    return PeerQuestion(
-        fingerprint=fingerprint(request.peer_certificate),
-        credentials=credentials,
-        permission=PERMISSIONS.to_domain(request.permission, "permission"),
-        resources=resources,
-        peer_address=request.peer_address,
-        min_revision=request.min_revision,
-    )
 
 
 def _identity(

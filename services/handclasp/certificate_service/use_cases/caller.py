@@ -49,6 +49,11 @@ class Caller:
         return user_name(self.facts.id)
 
     @property
+    def is_relying_party(self) -> bool:
+        """Whether they may ask for decisions about peers, of whatever resource."""
+        return any(item.grant.permission is Permission.AUTHORIZE_PEERS for item in self.facts.grants)
+
+    @property
     def grants(self) -> tuple[Grant, ...]:
         return tuple(item.grant for item in self.facts.grants)
 

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TypeAlias
 
 from handclasp.certificate_service.domain.decisions import (
-    CredentialsOutcome,
     PeerFacts,
     Verdict,
     decide,
+    decide_on_peer,
     judge_certificate,
 )
 from handclasp.certificate_service.domain.identifiers import (
@@ -34,23 +34,29 @@ LogRefusal: TypeAlias = Callable[[str, Mapping[str, str], Mapping[str, str]], No
 
 @dataclass(frozen=True, slots=True)
 class PeerQuestion:
-    """May whoever presented that leaf, and perhaps those credentials, do this to each of those resources?
+    """Is whoever presented that leaf accepted at all?
 
     Attributes:
         min_revision: the answer must take into account every change up to this one.
     """
 
     fingerprint: str
-    credentials: Credentials | None
-    permission: Permission
-    resources: Sequence[str]
     peer_address: str
     min_revision: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionQuestion(PeerQuestion):
+    """May they, perhaps with those credentials, do this to each of those resources?"""
+
+    credentials: Credentials | None
+    permission: Permission
+    resources: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer for one resource.
+    """The answer for one resource, or on the peer itself: then without permission and resource.
 
     Attributes:
         revision: it takes into account every change up to this one.
@@ -60,7 +66,7 @@ class Decision:
     verdict: Verdict
     user_id: str
     certificate_id: str
-    permission: Permission
+    permission: Permission | None
     resource: str
     time: datetime
     revision: int
@@ -86,7 +92,7 @@ class CheckPermission:
         self._clock = clock
         self._log = log
 
-    async def check(self, caller: Caller, question: PeerQuestion) -> list[Decision]:
+    async def check(self, caller: Caller, question: PermissionQuestion) -> list[Decision]:
         """One decision for each resource, in their order, all at one moment.
 
         Raises:
@@ -96,11 +102,8 @@ class CheckPermission:
         """
         for resource in question.resources:
             self._access.require(caller, Permission.AUTHORIZE_PEERS, resource)
-        known = await self._facts.known(question.fingerprint)
         # The least one that anything here is read at: the password's hash is read after it, and so are newer facts.
-        revision, facts = known.revision, known.facts
-        if revision < question.min_revision:
-            raise _not_reached(revision, question.min_revision)
+        revision, facts = await self._known(question.fingerprint, question.min_revision)
         outcome = None
         if facts is not None and judge_certificate(facts, self._clock()) is None and question.credentials is not None:
             # Throttled by the peer's address; a relying party that does not say it shares one among all its peers.
@@ -110,24 +113,55 @@ class CheckPermission:
             facts = await self._facts.peer(question.fingerprint)
         now = self._clock()
         decisions = [
-            self._decide(caller, question, facts, outcome, resource=resource, now=now, revision=revision)
+            self._decision(
+                caller,
+                question,
+                facts,
+                decide(facts, outcome, question.permission, resource, now),
+                permission=question.permission,
+                resource=resource,
+                now=now,
+                revision=revision,
+            )
             for resource in question.resources
         ]
         self._log_denials(caller, question, [decision for decision in decisions if not decision.verdict.allowed])
         return decisions
 
-    def _decide(
+    async def check_peer(self, caller: Caller, question: PeerQuestion) -> Decision:
+        """Whether the peer is accepted at all.
+
+        Raises:
+            PermissionDenied: the caller is no relying party.
+            Unavailable: REVISION_NOT_REACHED.
+        """
+        self._access.require_some(caller, Permission.AUTHORIZE_PEERS)
+        revision, facts = await self._known(question.fingerprint, question.min_revision)
+        now = self._clock()
+        verdict = decide_on_peer(facts, now)
+        decision = self._decision(caller, question, facts, verdict, now=now, revision=revision)
+        self._log_denials(caller, question, [] if verdict.allowed else [decision])
+        return decision
+
+    async def _known(self, fingerprint: str, min_revision: int) -> tuple[int, PeerFacts | None]:
+        """The revision that facts of a peer are read at, and those."""
+        known = await self._facts.known(fingerprint)
+        if known.revision < min_revision:
+            raise _not_reached(known.revision, min_revision)
+        return known.revision, known.facts
+
+    def _decision(
         self,
         caller: Caller,
         question: PeerQuestion,
         facts: PeerFacts | None,
-        outcome: CredentialsOutcome | None,
+        verdict: Verdict,
         *,
-        resource: str,
+        permission: Permission | None = None,
+        resource: str = "",
         now: datetime,
         revision: int,
     ) -> Decision:
-        verdict = decide(facts, outcome, question.permission, resource, now)
         user_id = "" if facts is None else facts.user.id
         certificate_id = "" if facts is None else facts.certificate.id
         if verdict.allowed:
@@ -136,14 +170,14 @@ class CheckPermission:
             subject = Subject(
                 user_id=user_id,
                 certificate_id=certificate_id,
-                permission=question.permission,
+                permission=permission,
                 resource=resource,
                 relying_party=caller.user_id,
                 peer_address=question.peer_address,
                 fingerprint=question.fingerprint,
             )
             decision_id = self._denials.record(verdict, subject, now)
-        return Decision(decision_id, verdict, user_id, certificate_id, question.permission, resource, now, revision)
+        return Decision(decision_id, verdict, user_id, certificate_id, permission, resource, now, revision)
 
     def _log_denials(self, caller: Caller, question: PeerQuestion, denied: Sequence[Decision]) -> None:
         """One line for a question, however many resources it is about: lists are filtered by asking about all."""
@@ -154,7 +188,7 @@ class CheckPermission:
             "reason": first.verdict.reason.value,
             "user": user_name(first.user_id),
             "certificate": certificate_name(first.certificate_id),
-            "permission": question.permission.value,
+            "permission": "" if first.permission is None else first.permission.value,
             "resource": first.resource,
             "relying_party": caller.user,
             "peer": question.peer_address,
