@@ -187,7 +187,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
                 maximum_lifetime=settings.maximum_enrollment_token_lifetime,
                 clock=clock,
             ),
-            enroll=Enroll(enrollment, issuing, clock),
+            enroll=Enroll(enrollment, rights, issuing, clock),
             enroll_replica=EnrollReplica(barrier, access, enrollment, installation, clock),
             check=CheckPermission(facts, authenticator, access, denials, clock=clock, log=refusal_log().record),
             anchors=anchors,

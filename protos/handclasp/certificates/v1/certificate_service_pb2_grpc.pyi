@@ -146,7 +146,9 @@ class CertificateServiceStub:
     same token with the same key gets the same certificate again until the token expires, with another key nothing.
 
     Who may call: anybody who reaches the listener and has the token; credentials that are sent along must be right. A
-    token that its user's manager has voided is not known any more. Wrong ones slow down the address that they come from.
+    token that its user's manager has voided is not known any more, and one whose maker could not issue the certificate now
+    (disabled, their certificate revoked or on hold, a grant taken away) gives nothing. Wrong ones slow down the address that
+    they come from.
     Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
     (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
     (USER_IS_DISABLED, ISSUING_CA_EXPIRED).
@@ -425,7 +427,9 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         same token with the same key gets the same certificate again until the token expires, with another key nothing.
 
         Who may call: anybody who reaches the listener and has the token; credentials that are sent along must be right. A
-        token that its user's manager has voided is not known any more. Wrong ones slow down the address that they come from.
+        token that its user's manager has voided is not known any more, and one whose maker could not issue the certificate now
+        (disabled, their certificate revoked or on hold, a grant taken away) gives nothing. Wrong ones slow down the address that
+        they come from.
         Errors: UNAUTHENTICATED (ENROLLMENT_TOKEN_INVALID, ENROLLMENT_TOKEN_EXPIRED, ENROLLMENT_TOKEN_USED); RESOURCE_EXHAUSTED
         (CREDENTIALS_THROTTLED); INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED); FAILED_PRECONDITION
         (USER_IS_DISABLED, ISSUING_CA_EXPIRED).

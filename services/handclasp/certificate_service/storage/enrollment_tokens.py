@@ -107,10 +107,11 @@ async def void_tokens_of(transaction: Transaction, user_id: str) -> int:
     return int(getattr(await transaction.execute(delete(enrollment_tokens).where(*unused)), "rowcount", 0))
 
 
-async def void_replica_tokens_by_password(transaction: Transaction, user_id: str) -> None:
-    """Takes away those for replicas that a user made by password, and that are not used yet."""
-    theirs = _column.user_id == user_id, _column.purpose == Purpose.REPLICA, _column.created_with == ""
-    await transaction.execute(delete(enrollment_tokens).where(*theirs, _column.use_time.is_(None)))
+async def void_tokens_by_password(transaction: Transaction, maker_id: str) -> int:
+    """Takes away those that a user made by password, for whomever, and that are not used yet; returns how many that
+    were."""
+    theirs = _column.created_by == maker_id, _column.created_with == "", _column.use_time.is_(None)
+    return int(getattr(await transaction.execute(delete(enrollment_tokens).where(*theirs)), "rowcount", 0))
 
 
 async def forget_tokens(transaction: Transaction, before: datetime) -> None:

@@ -11,18 +11,20 @@ from handclasp.certificate_service.storage.enrollment_tokens import save_use
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.certificates import certificate_not_found
 from handclasp.certificate_service.use_cases.issuing import Issuing, Make, Order
-from handclasp.certificate_service.use_cases.owners import active_owner, check_is_relying_party
+from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
+from handclasp.certificate_service.use_cases.owners import active_owner
 from handclasp.certificate_service.use_cases.recognized_tokens import RecognizedTokens, Sender
 from handclasp.certificate_service.x509.fingerprints import key_hash
 from handclasp.certificate_service.x509.signing_request import read_signing_request
-from handclasp.errors import FailedPrecondition
+from handclasp.errors import FailedPrecondition, PermissionDenied
 
 
 class Enroll:
-    """Holding the token is what it takes. What its maker needed was looked at when it was made."""
+    """Holding the token is what it takes, while its maker could still issue the certificate themselves."""
 
-    def __init__(self, tokens: RecognizedTokens, issuing: Issuing, clock: Clock) -> None:
+    def __init__(self, tokens: RecognizedTokens, rights: IssuingRights, issuing: Issuing, clock: Clock) -> None:
         self._tokens = tokens
+        self._rights = rights
         self._issuing = issuing
         self._clock = clock
 
@@ -52,8 +54,11 @@ class Enroll:
             except FailedPrecondition:
                 self._tokens.record_disabled(found, sender)
                 raise
-            if found.server_names:
-                check_is_relying_party(owner)
+            maker = await self._tokens.maker(transaction, found, sender)
+            try:
+                self._rights.require_for(maker, owner, found.server_names)
+            except PermissionDenied as error:
+                raise self._tokens.maker_lacks(error) from error
 
         async def once(transaction: Transaction, make: Make) -> Certificate:
             # Whoever else has the token, at whichever process, comes before this or after it.

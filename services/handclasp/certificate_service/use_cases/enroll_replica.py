@@ -14,7 +14,6 @@ from handclasp.certificate_service.change_log import CHANGES
 from handclasp.certificate_service.domain.changes import Effect
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
 from handclasp.certificate_service.domain.identifiers import authority_name, enrollment_token_name, user_name
-from handclasp.certificate_service.storage.certificates import find_certificate
 from handclasp.certificate_service.storage.database import Transaction
 from handclasp.certificate_service.storage.enrollment_tokens import save_use
 from handclasp.certificate_service.storage.installation import (
@@ -25,7 +24,7 @@ from handclasp.certificate_service.storage.installation import (
 )
 from handclasp.certificate_service.storage.trust_anchors import all_anchors
 from handclasp.certificate_service.use_cases.access import Access
-from handclasp.certificate_service.use_cases.caller import Caller, Clock
+from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificate_service.use_cases.enrollment_tokens import ANY_AUTHORITY
 from handclasp.certificate_service.use_cases.owners import active_owner
 from handclasp.certificate_service.use_cases.recognized_tokens import RecognizedTokens, Sender
@@ -113,19 +112,14 @@ class EnrollReplica:
         return AuthorityRecord(authority_id(public_key), ISSUING, der, key_file_of(ISSUING, public_key), now)
 
     async def _check_maker(self, transaction: Transaction, token: EnrollmentToken, sender: Sender) -> None:
-        """Whoever made the token must still be one who may, and so must the certificate that they showed: what it gives
-        is not taken back with either."""
-        shown = await find_certificate(transaction, token.created_with) if token.created_with else None
-        if shown is not None and (shown.revocation is not None or shown.hold is not None):
-            raise self._tokens.voided(sender)
+        """Whoever made the token must still be one who may: what it gives is not taken back with them."""
         try:
-            maker = await active_owner(transaction, token.user_id)
+            await active_owner(transaction, token.user_id)
         except FailedPrecondition:
             self._tokens.record_disabled(token, sender)
             raise
-        self._access.require_all_administrative(
-            Caller(maker, token.created_with, address=sender.address), ANY_AUTHORITY
-        )
+        maker = await self._tokens.maker(transaction, token, sender)
+        self._access.require_all_administrative(maker, ANY_AUTHORITY)
 
 
 async def _check_key(transaction: Transaction, fresh: AuthorityRecord, known: AuthorityRecord | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cryptography import x509
 
+from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.identifiers import user_name
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.storage.database import Transaction
@@ -58,8 +59,18 @@ class IssuingRights:
             InvalidArgument: there are server names, and the user is no relying party.
         """
         acting = await readmitted(transaction, caller, self._clock())
+        # Before the user is looked for: whether there is one is not for everybody to know.
         self.require(acting, user_id, server_names)
-        owner = await active_owner(transaction, user_id)
+        self.require_for(acting, await active_owner(transaction, user_id), server_names)
+
+    def require_for(self, acting: Caller, owner: UserFacts, server_names: Sequence[str]) -> None:
+        """The same, of a caller and an owner as they are in the transaction.
+
+        Raises:
+            PermissionDenied: ACCESS_DENIED, ADMINISTRATOR_PROTECTED.
+            InvalidArgument: there are server names, and the user is no relying party.
+        """
+        self.require(acting, owner.id, server_names)
         self._access.protect(acting, owner)
         if server_names:
             check_is_relying_party(owner)

@@ -7,16 +7,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakValueDictionary
 
-from handclasp.certificate_service.domain.decisions import DecisionReason, Verdict
+from handclasp.certificate_service.domain.decisions import (
+    UNKNOWN_CERTIFICATE,
+    DecisionReason,
+    UserFacts,
+    Verdict,
+    judge_certificate,
+    judge_user,
+)
 from handclasp.certificate_service.domain.durations import utc
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use, hash_token
 from handclasp.certificate_service.domain.identifiers import decision_name, enrollment_token_name, user_name
 from handclasp.certificate_service.passwords.throttle import PasswordThrottle, source_of
-from handclasp.certificate_service.storage.database import Database, Snapshot
+from handclasp.certificate_service.storage.certificates import find_certificate
+from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.enrollment_tokens import find_token
-from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificate_service.storage.facts import peer_facts, user_facts
+from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.denial_log import DenialLog, Subject
-from handclasp.errors import Reason, ResourceExhausted, Unauthenticated
+from handclasp.errors import PermissionDenied, Reason, ResourceExhausted, Unauthenticated
 
 # Of tokens nobody knows yet whose they are, so wrong ones are counted by address only.
 _NOBODY = ""
@@ -124,9 +133,31 @@ class RecognizedTokens:
             )
         return token.use
 
-    def voided(self, sender: Sender) -> Unauthenticated:
-        """The refusal of a token that is good for nothing any more, as if there were none."""
-        return self._unknown(sender)
+    async def maker(self, transaction: Transaction, token: EnrollmentToken, sender: Sender) -> Caller:
+        """Whoever made the token, with the grants of now.
+
+        A token gives what its maker could give, so it is worth nothing once its maker is disabled, or the certificate
+        that they called with is taken away. That this one has expired since, as each does that was renewed, takes
+        nothing from anybody. One that was made by password goes when another one is set.
+
+        Args:
+            transaction: in which nobody else commits a change.
+
+        Raises:
+            Unauthenticated: ENROLLMENT_TOKEN_INVALID.
+        """
+        facts, against = await _maker_facts(transaction, token)
+        if facts is None or against is not None:
+            why = (against or UNKNOWN_CERTIFICATE).rule
+            rule = f"{enrollment_token_name(token.id)} was made by {user_name(token.created_by)}: {why}"
+            decision = self._record(DecisionReason.ENROLLMENT_TOKEN_INVALID, rule, sender, token.user_id)
+            raise _invalid(decision)
+        return Caller(facts, token.created_with, address=sender.address)
+
+    def maker_lacks(self, denied: PermissionDenied) -> Unauthenticated:
+        """The refusal if the token's maker has no right any more to what it gives. Whoever brings it is told neither
+        who that is nor what they lack; the record, which was made already, says so."""
+        return _invalid(denied.metadata["decision"])
 
     def record_disabled(self, token: EnrollmentToken, sender: Sender) -> None:
         """Records that the token's user is disabled."""
@@ -144,12 +175,7 @@ class RecognizedTokens:
 
     def _unknown(self, sender: Sender) -> Unauthenticated:
         rule = "no enrollment token is that one; one that was voided is not known any more"
-        return Unauthenticated(
-            Reason.ENROLLMENT_TOKEN_INVALID,
-            "there is no such enrollment token, or it was voided; check that all of it was copied, and the address of"
-            " the service, or have another one made with `handclasp admin token`",
-            metadata={"decision": self._record(DecisionReason.ENROLLMENT_TOKEN_INVALID, rule, sender)},
-        )
+        return _invalid(self._record(DecisionReason.ENROLLMENT_TOKEN_INVALID, rule, sender))
 
     def _throttled(self, sender: Sender, retry_time: datetime) -> ResourceExhausted:
         rule = "too many wrong enrollment tokens from this address"
@@ -163,3 +189,25 @@ class RecognizedTokens:
     def _record(self, reason: DecisionReason, rule: str, sender: Sender, user_id: str = "") -> str:
         subject = Subject(user_id=user_id, resource=sender.method, peer_address=sender.address)
         return decision_name(self._denials.record(Verdict(reason, rule), subject))
+
+
+async def _maker_facts(transaction: Transaction, token: EnrollmentToken) -> tuple[UserFacts | None, Verdict | None]:
+    """The user who made it, and what stands against them."""
+    if not token.created_with:
+        user = (await user_facts(transaction, [token.created_by])).get(token.created_by)
+        return user, None if user is None else judge_user(user)
+    shown = await find_certificate(transaction, token.created_with)
+    peer = None if shown is None else await peer_facts(transaction, shown.fingerprint)
+    if peer is None:
+        return None, None
+    return peer.user, judge_certificate(peer, token.create_time)
+
+
+def _invalid(decision: str) -> Unauthenticated:
+    return Unauthenticated(
+        Reason.ENROLLMENT_TOKEN_INVALID,
+        "there is no such enrollment token, or it was voided, or whoever made it may not give any more what it is for;"
+        " check that all of it was copied, and the address of the service, or have another one made with"
+        " `handclasp admin token`",
+        metadata={"decision": decision},
+    )

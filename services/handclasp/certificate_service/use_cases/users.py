@@ -30,7 +30,7 @@ from handclasp.certificate_service.passwords.checking import PasswordChecker
 from handclasp.certificate_service.passwords.hashing import Argon2
 from handclasp.certificate_service.storage.access_profiles import find_profiles
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
-from handclasp.certificate_service.storage.enrollment_tokens import void_replica_tokens_by_password
+from handclasp.certificate_service.storage.enrollment_tokens import void_tokens_by_password
 from handclasp.certificate_service.storage.facts import user_facts
 from handclasp.certificate_service.storage.users import (
     add_user,
@@ -265,8 +265,8 @@ class Users:
                 # Somebody set another one since the old one was checked: theirs stays.
                 raise _old_password_wrong()
             await set_password_hash(transaction, user_id, password_hash, self._clock())
-            # Whoever knew the old one could have made them; and a CA is not taken back.
-            await void_replica_tokens_by_password(transaction, user_id)
+            # Whoever knew the old one could have made them.
+            await void_tokens_by_password(transaction, user_id)
             transaction.touch(user_name(user_id), Effect.CREDENTIALS)
             return await _existing(transaction, user_id)
 
