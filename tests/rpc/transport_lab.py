@@ -127,6 +127,7 @@ class Lab:
     """A running server and a channel to it."""
 
     server: grpc.aio.Server
+    interceptor: CallInterceptor
     health: Any
     kinds: Kinds
     ca: OutsideCA
@@ -159,7 +160,8 @@ async def running_lab(
     """A server over mutual TLS."""
     ca = OutsideCA("Test CA")
     limits = limits or ServerLimits()
-    server = make_server(CallInterceptor(admitting, translate, limits=limits.of_calls()), limits)
+    interceptor = CallInterceptor(admitting, translate, limits=limits.of_calls())
+    server = make_server(interceptor, limits)
     kinds = Kinds()
     server.add_generic_rpc_handlers((kinds.handlers(),))
     health = add_health_and_reflection(server, [SERVICE])
@@ -171,7 +173,7 @@ async def running_lab(
     await server.start()
     try:
         async with channel_to(port, ca, ca.issue("alice")) as channel:
-            yield Lab(server, health, kinds, ca, port, channel)
+            yield Lab(server, interceptor, health, kinds, ca, port, channel)
     finally:
         await server.stop(None)
 

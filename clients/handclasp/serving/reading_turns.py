@@ -52,6 +52,8 @@ class ReadingTurns:
         self._evicted: set[Call] = set()
         self._behind_own: dict[str, deque[_Waiter]] = {}
         self._behind_all: deque[_Waiter] = deque()
+        self._newcomers: deque[_Waiter] = deque()
+        """Wait behind all, too, but for connections that have no turn at all: before others."""
         self._claims: dict[str, int] = {}  # by connection: turns that it has, and waiters of it behind all
 
     def take_at_once(self, call: Call, connection: str) -> bool:
@@ -76,6 +78,8 @@ class ReadingTurns:
         except asyncio.CancelledError:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 self.give_back(call, connection)
+            else:
+                self._leave(waiter)
             raise
 
     def give_back(self, call: Call, connection: str) -> None:
@@ -88,15 +92,14 @@ class ReadingTurns:
         if self._evicted:
             self._evicted.discard(call)
         self._drop_claim(connection)
-        if self._behind_all:
+        if self._newcomers or self._behind_all:
             self._serve()
 
     def make_room(self) -> None:
         """Has calls give up their turn for those that wait, as far as that is fair. To be called from time to time."""
-        while self._behind_all and self._behind_all[0].turn.cancelled():
-            self._drop_claim(self._behind_all.popleft().connection)
-        for _ in range(min(_EVICTED_AT_ONCE, len(self._behind_all) - len(self._evicted))):
-            victim = self._victim(self._behind_all[0].connection)
+        waiting = len(self._newcomers) + len(self._behind_all)
+        for _ in range(min(_EVICTED_AT_ONCE, waiting - len(self._evicted))):
+            victim = self._victim((self._newcomers or self._behind_all)[0].connection)
             if victim is None:
                 return
             self._evicted.add(victim)
@@ -118,8 +121,9 @@ class ReadingTurns:
         return None if oldest is None or self._clock() - since[oldest] < _PATIENCE else oldest
 
     def _wait_behind_all(self, waiter: _Waiter) -> None:
-        self._claims[waiter.connection] = self._claims.get(waiter.connection, 0) + 1
-        self._behind_all.append(waiter)
+        claims = self._claims.get(waiter.connection, 0)
+        self._claims[waiter.connection] = claims + 1
+        (self._behind_all if claims else self._newcomers).append(waiter)
 
     def _drop_claim(self, connection: str) -> None:
         """A claim of a connection has ended; the next call that waits behind its own has one."""
@@ -139,9 +143,16 @@ class ReadingTurns:
         if not behind:
             del self._behind_own[connection]
 
+    def _leave(self, waiter: _Waiter) -> None:
+        """Of those behind their own connection's, who leaves is passed over later: there may be thousands of them."""
+        for waiting in (self._newcomers, self._behind_all):
+            if waiter in waiting:
+                waiting.remove(waiter)
+                self._drop_claim(waiter.connection)
+
     def _serve(self) -> None:
-        while self._behind_all and self.taken < self._total:
-            waiter = self._behind_all.popleft()
+        while (waiting := self._newcomers or self._behind_all) and self.taken < self._total:
+            waiter = waiting.popleft()
             if waiter.turn.cancelled():
                 self._drop_claim(waiter.connection)
             else:
