@@ -130,3 +130,24 @@ def test_a_flood_is_a_few_lines_and_standard_error_has_none(pair: Pair, tmp_path
     for service in ("certificates", "executions"):
         log = (pair.data_dir / "logs" / f"{service}.log").read_text(encoding="utf-8")
         assert "ssl_transport" not in log
+
+
+def test_explain_without_an_id_shows_those_of_every_process(pair: Pair, tmp_path: Path) -> None:
+    knock(pair.ready["executions"], CASES["NOT_YET_VALID"](), tmp_path)
+    knock(pair.ready["certificates_mtls"], CASES["WRONG_PURPOSE"](), tmp_path)
+
+    def shown() -> set[tuple[str, str, str, str]]:
+        refusals = pair.json("explain", "--since", "10m")["refusals"]
+        return {(one["kind"], one["reason"], one["listener"], one["relying_party"]) for one in refusals}
+
+    wait_until(
+        lambda: (
+            {
+                ("KIND_HANDSHAKE", "NOT_YET_VALID", "executions", "users/execution-server"),
+                ("KIND_HANDSHAKE", "WRONG_PURPOSE", "certificates_mtls", ""),
+            }
+            <= shown()
+        ),
+        "both are listed",
+    )
+    assert "NOT_YET_VALID" in pair.run("explain").out

@@ -12,6 +12,7 @@ import grpc
 
 from handclasp.authorization.v1 import authorization_service_pb2 as messages
 from handclasp.authorization.v1.authorization_service_pb2_grpc import AuthorizationServiceServicer
+from handclasp.authorization.v1.refusal_pb2 import Refusal
 
 Effect: TypeAlias = "messages.Change.Effect.ValueType"
 Response = messages.WatchAuthorizationResponse
@@ -56,6 +57,13 @@ class ScriptedWatches(AuthorizationServiceServicer):
     async def ExplainDecision(self, _request: Any, context: Any) -> Any:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody asks here")
 
+    async def ListRefusals(self, _request: Any, context: Any) -> Any:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody asks here")
+
+    async def ReportRefusals(self, request: messages.ReportRefusalsRequest, _context: Any) -> Any:  # noqa: N802
+        self.reported += request.refusals
+        return messages.ReportRefusalsResponse()
+
     lease: float = 2.0
     ping_interval: float = 0.1
     revision: int = 10
@@ -69,6 +77,7 @@ class ScriptedWatches(AuthorizationServiceServicer):
     remembers: int = 0
     """Below this revision streams do not resume."""
     streams: list[ScriptedStream] = field(default_factory=list)
+    reported: list[Refusal] = field(default_factory=list)
     changes: list[tuple[int, list[messages.Change]]] = field(default_factory=list)
 
     @property

@@ -24,6 +24,7 @@ from handclasp.relying_party.knowledge import MAX_NAMES, Knowledge
 from handclasp.relying_party.link import Link
 from handclasp.relying_party.questions import Questions
 from handclasp.relying_party.renewal import IdentityRenewal, RenewalTimes
+from handclasp.relying_party.reporting import RefusalReports
 from handclasp.relying_party.trust import TrustFollower
 from handclasp.relying_party.watch import Watch
 from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallLimits
@@ -86,12 +87,14 @@ class RelyingParty:
 
     Attributes, once entered:
         authorizer: for handlers that decide by themselves.
+        reports: takes what is refused here by other rules, for `handclasp explain`.
         counters: what was counted since the start.
         background: tasks that run until this is left. One that ends by itself is a bug; without the watch there is no
             lease, and nothing is allowed.
     """
 
     authorizer: Authorizer
+    reports: RefusalReports
 
     def __init__(
         self, certificate_service: str, *, ca_file: Path, certificate: Path, key: Path, options: Options | None = None
@@ -197,7 +200,9 @@ class RelyingParty:
             times=options.renewal,
             timeout=options.decision_timeout,
         )
+        self.reports = RefusalReports(link, timeout=options.decision_timeout)
         self._run_in_background(stack, watch.run(), "watch")
+        self._run_in_background(stack, self.reports.run(), "reports of refusals")
         self._run_in_background(stack, trust.run(), "trust bundle")
         self._run_in_background(stack, self._sweep(watch, calls), "sweep of calls in progress")
         if options.renew_identity:

@@ -11,7 +11,8 @@ import asyncio
 import atexit
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,18 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 Fields: TypeAlias = Mapping[str, str]
 _Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+
+
+Observer: TypeAlias = Callable[[str, Fields, Fields, int], None]
+"""Takes the event, what makes it another one, what the line has besides, and how many there were."""
+
+_OF_CALLERS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"})
+
+
+def is_refused_call(event: str, fields: Fields, more: Fields) -> bool:
+    """Whether that is a call that was refused for who called, or how much, before anything was decided about it.
+    Arguments as of `Observer`; what was decided about is on record as a decision."""
+    return event == "refused" and fields.get("status") in _OF_CALLERS and "decision" not in more
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,7 @@ class RefusalLog:
         self._limits = limits or RefusalLimits()
         self._clock = clock
         self._write = write
+        self._observers: list[Observer] = []
         self._open: dict[_Key, _Open] = {}
         self._shares: Counter[str] = Counter()
         # What is logged is of the past: not of the call that is being handled just now.
@@ -88,6 +102,8 @@ class RefusalLog:
             more: what the line is to have besides: of the first one, or of the last one with a count.
             count: how many there were.
         """
+        for observer in self._observers:
+            observer(event, fields, more or {}, count)
         now = self._clock()
         self._end_windows(now)
         exact = {name: value for name, value in fields.items() if value}
@@ -104,6 +120,15 @@ class RefusalLog:
         known.uncounted += count
         known.more = dict(more or {}) if kept == exact else {}
         self._wait()
+
+    @contextmanager
+    def observed_by(self, observer: Observer) -> Iterator[None]:
+        """Within, each refusal is told to an observer too, whether or not it is a line of its own."""
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
 
     def close(self) -> None:
         """Logs what was counted and not logged yet."""

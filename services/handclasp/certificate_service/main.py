@@ -21,6 +21,7 @@ from handclasp.authorization.v1.authorization_service_pb2_grpc import add_Author
 from handclasp.certificate_service.certificate_authority import InstallationError
 from handclasp.certificate_service.data_folder import DataFolderError, data_folder
 from handclasp.certificate_service.first_start import write_ca_file
+from handclasp.certificate_service.refusals_here import RefusalsHere
 from handclasp.certificate_service.rpc.account_service import AccountService
 from handclasp.certificate_service.rpc.admission import Admitter, call_kind
 from handclasp.certificate_service.rpc.authorization_service import AuthorizationService
@@ -124,6 +125,8 @@ async def _serve(
     interceptors: list[CallInterceptor] = []
     async with AsyncExitStack() as stack:
         stack.callback(refusals.close)
+        here = RefusalsHere(service.refusal_records)
+        stack.enter_context(refusals.observed_by(here.call))
         servers, healths = [], []
         ports: list[int] = []
         for credentials, port, setting in (
@@ -146,9 +149,11 @@ async def _serve(
             current_handshake_watch(),
             lambda: service.listeners.watched(settings.limits.handshake_timeout),
             refusals,
+            here.handshake,
         )
         for name, task in (
             ("denials", service.denials.run()),
+            ("records of refusals", service.refusal_records.run()),
             ("refused handshakes", handshakes.run()),
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
@@ -209,7 +214,10 @@ def _add_services(server: grpc.aio.Server, service: Service, *, mutual_tls_port:
     )
     add_CertificateServiceServicer_to_server(certificates, server)
     add_AccountServiceServicer_to_server(AccountService(service.users, service.profiles), server)
-    add_AuthorizationServiceServicer_to_server(AuthorizationService(service.explain, service.watching), server)
+    authorization = AuthorizationService(
+        service.explain, service.watching, service.list_refusals, service.report_refusals
+    )
+    add_AuthorizationServiceServicer_to_server(authorization, server)
 
 
 async def _missing(service: Service, interceptors: Sequence[CallInterceptor]) -> str | None:

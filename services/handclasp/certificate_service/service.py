@@ -32,9 +32,12 @@ from handclasp.certificate_service.use_cases.issue_certificate import IssueCerti
 from handclasp.certificate_service.use_cases.issuer_chains import IssuerChains
 from handclasp.certificate_service.use_cases.issuing import Issuing
 from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
+from handclasp.certificate_service.use_cases.list_refusals import ListRefusals
 from handclasp.certificate_service.use_cases.pages import PageTokens
 from handclasp.certificate_service.use_cases.recognized_tokens import RecognizedTokens
+from handclasp.certificate_service.use_cases.refusal_records import RefusalRecords
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate
+from handclasp.certificate_service.use_cases.report_refusals import ReportRefusals
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
@@ -68,6 +71,9 @@ class Service:
     anchors: TrustAnchors
     chains: IssuerChains
     explain: ExplainDecision
+    refusal_records: RefusalRecords
+    list_refusals: ListRefusals
+    report_refusals: ReportRefusals
     coordination: Coordination
     watching: WatchAuthorization
 
@@ -123,6 +129,8 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
         stack.push_async_callback(facts.close)
         denials = DenialLog(database, settings.denials, clock)
         stack.push_async_callback(denials.try_to_flush)
+        refusal_records = RefusalRecords(database, settings.refusal_records, clock)
+        stack.push_async_callback(refusal_records.try_to_flush)
 
         async def find_hash(user_id: str) -> str | None:
             return await database.read(lambda snapshot: find_password_hash(snapshot, user_id))
@@ -193,6 +201,9 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             anchors=anchors,
             chains=IssuerChains(database),
             explain=ExplainDecision(denials, access),
+            refusal_records=refusal_records,
+            list_refusals=ListRefusals(database, denials, refusal_records, access, tokens),
+            report_refusals=ReportRefusals(refusal_records, access),
             coordination=coordination,
             watching=WatchAuthorization(
                 WatchParts(

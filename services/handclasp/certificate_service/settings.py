@@ -18,6 +18,7 @@ from handclasp.certificate_service.data_folder import DATABASE
 from handclasp.certificate_service.domain.durations import CENTURY
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits
+from handclasp.certificate_service.use_cases.refusal_records import RefusalRecordLimits
 from handclasp.certificate_service.x509.issuing import parse_server_name
 from handclasp.client.in_force import LONGEST_LEASE
 from handclasp.errors import InvalidArgument
@@ -116,6 +117,9 @@ class CertificateServiceSettings(SectionSettings):
         default_factory=ThrottleLimits, description="How guessing of passwords and tokens is slowed."
     )
     denials: DenialLimits = Field(default_factory=DenialLimits, description="How denials are kept.")
+    refusal_records: RefusalRecordLimits = Field(
+        default_factory=RefusalRecordLimits, description="How other refusals are kept, for `handclasp explain`."
+    )
     lease: Annotated[float, Field(ge=0.1, le=LONGEST_LEASE, allow_inf_nan=False)] = Field(
         2.0,
         description="How many seconds a relying party may act on what it was told. Taking away waits as long for one"

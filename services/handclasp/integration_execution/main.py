@@ -77,6 +77,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         party = relying_party
         refusals = set_up_refusal_log(settings.refusals)
         stack.callback(refusals.close)
+        stack.enter_context(refusals.observed_by(party.reports.call))
         interceptor = CallInterceptor(_admitting(relying_party), limits=settings.limits.of_calls(reserved=False))
         budgets = interceptor.budgets
         server = make_server(interceptor, settings.limits, shared_ports=worker is not None)
@@ -92,6 +93,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
                 for listener in party.listeners
             ],
             refusals,
+            party.reports.handshake,
         )
         stack.callback(stop.on_failure(asyncio.create_task(handshakes.run(), name="refused handshakes")).cancel)
         await server.start()

@@ -13,6 +13,7 @@ from handclasp.authorization.v1.permission_pb2 import (
     PERMISSION_USER_MANAGEMENT,
     Grant,
 )
+from handclasp.authorization.v1.refusal_pb2 import Refusal
 from handclasp.errors import FieldViolation, InvalidArgument, PermissionDenied, Reason
 from tests.support.outside_ca import OutsideCA
 from tests.unit.cli.conftest import Handclasp
@@ -254,6 +255,38 @@ def test_explain_says_of_whom_it_was_not_known_what_they_wanted(handclasp: Handc
     assert "UNSPECIFIED" not in out
     assert "resource" not in out
     assert "/certificates/Enroll" in out
+
+
+def test_explain_without_an_id_lists_what_was_refused_last(handclasp: Handclasp, small: Small) -> None:
+    assert "nothing was refused" in handclasp("explain").out
+    small.refusals = [
+        Refusal(name="refusals/r1", kind=Refusal.KIND_HANDSHAKE, reason="EXPIRED", listener="executions", count=3),
+        Refusal(
+            name="decisions/d2",
+            kind=Refusal.KIND_DECISION,
+            reason="REVOKED",
+            user="users/alice",
+            resource="integrations/echo",
+            peer_address="192.0.2.1",
+            relying_party="users/execution-server",
+            count=1,
+        ),
+    ]
+    _, _, handshake, decision = handclasp("explain", "--since", "2h", "--limit", "5").out.splitlines()
+    assert handshake.split()[:6] == ["3", "handshake", "EXPIRED", "unknown", "unknown", "executions"]
+    assert "users/alice" in decision
+    assert decision.split()[-1] == "d2"
+    assert "integrations/echo (users/execution-server)" in decision
+    asked = small.asked("ListRefusals")[-1].request
+    assert asked.page_size == 5
+    assert asked.since.seconds > 0
+
+    found = handclasp("explain", "-o", "json").json["refusals"]
+    assert [(item["id"], item["reason"], item["count"]) for item in found] == [
+        ("r1", "EXPIRED", "3"),
+        ("d2", "REVOKED", "1"),
+    ]
+    assert handclasp("explain", "d2", "--limit", "1").status == 2
 
 
 def test_schemas_are_json_that_stays_the_same(handclasp: Handclasp, small: Small) -> None:

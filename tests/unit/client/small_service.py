@@ -25,6 +25,7 @@ from handclasp.authorization.v1 import authorization_service_pb2 as authorizatio
 from handclasp.authorization.v1 import authorization_service_pb2_grpc
 from handclasp.authorization.v1.decision_pb2 import DECISION_REASON_REVOKED, Decision
 from handclasp.authorization.v1.permission_pb2 import PERMISSION_EXECUTE_INTEGRATIONS, Grant
+from handclasp.authorization.v1.refusal_pb2 import Refusal
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
 from handclasp.certificates.v1 import certificate_service_pb2_grpc
 from handclasp.certificates.v1.certificate_pb2 import Certificate, Hold, Revocation, TrustAnchor
@@ -82,6 +83,7 @@ class Small:
     """What is said of the barrier: the revision, how many acknowledged, how many leases ended."""
     seconds_in_force: float = 0.0
     enrolled_purposes: Sequence[x509.ObjectIdentifier] = (CLIENT_AUTH,)
+    refusals: list[Refusal] = field(default_factory=list)
     explained: Decision = field(
         default_factory=lambda: Decision(
             reason=DECISION_REASON_REVOKED,
@@ -443,6 +445,17 @@ class _Authorization(authorization_service_pb2_grpc.AuthorizationServiceServicer
         decision = Decision(name=request.name)
         decision.MergeFrom(self._small.explained)
         return authorization_messages.DecisionRecord(decision=decision, count=2)
+
+    async def ListRefusals(  # noqa: N802
+        self, request: authorization_messages.ListRefusalsRequest, context: Context
+    ) -> authorization_messages.ListRefusalsResponse:
+        await self._small.note("ListRefusals", request, context)
+        return authorization_messages.ListRefusalsResponse(refusals=self._small.refusals)
+
+    async def ReportRefusals(  # noqa: N802
+        self, request: authorization_messages.ReportRefusalsRequest, context: Context
+    ) -> authorization_messages.ReportRefusalsResponse:
+        raise NotImplementedError
 
     def WatchAuthorization(  # noqa: N802
         self, requests: AsyncIterator[authorization_messages.WatchAuthorizationRequest], context: Context

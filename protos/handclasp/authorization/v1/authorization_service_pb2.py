@@ -26,9 +26,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from handclasp.authorization.v1 import decision_pb2 as handclasp_dot_authorization_dot_v1_dot_decision__pb2
+from handclasp.authorization.v1 import refusal_pb2 as handclasp_dot_authorization_dot_v1_dot_refusal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6handclasp/authorization/v1/authorization_service.proto\x12\x1ahandclasp.authorization.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)handclasp/authorization/v1/decision.proto\",\n\x16\x45xplainDecisionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xc8\x01\n\x0e\x44\x65\x63isionRecord\x12\x36\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32$.handclasp.authorization.v1.Decision\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12-\n\tlast_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrelying_party\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\"\xd8\x03\n\x19WatchAuthorizationRequest\x12L\n\x05start\x18\x01 \x01(\x0b\x32;.handclasp.authorization.v1.WatchAuthorizationRequest.StartH\x00\x12J\n\x04ping\x18\x02 \x01(\x0b\x32:.handclasp.authorization.v1.WatchAuthorizationRequest.PingH\x00\x12`\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0b\x32\x45.handclasp.authorization.v1.WatchAuthorizationRequest.AcknowledgementH\x00\x1aX\n\x05Start\x12\x18\n\nprocess_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x07\x61pplied\x18\x02 \x01(\x0b\x32$.handclasp.authorization.v1.Position\x1a\x35\n\x04Ping\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x02 \x01(\x03\x1a#\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x03\x42\t\n\x07message\"\xf3\x05\n\x1aWatchAuthorizationResponse\x12Q\n\x07welcome\x18\x01 \x01(\x0b\x32>.handclasp.authorization.v1.WatchAuthorizationResponse.WelcomeH\x00\x12M\n\x05reset\x18\x02 \x01(\x0b\x32<.handclasp.authorization.v1.WatchAuthorizationResponse.ResetH\x00\x12Q\n\x07\x63hanges\x18\x03 \x01(\x0b\x32>.handclasp.authorization.v1.WatchAuthorizationResponse.ChangesH\x00\x12K\n\x04pong\x18\x04 \x01(\x0b\x32;.handclasp.authorization.v1.WatchAuthorizationResponse.PongH\x00\x1a\x65\n\x07Welcome\x12\x30\n\rping_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x1aU\n\x05Reset\x12\x36\n\x08position\x18\x01 \x01(\x0b\x32$.handclasp.authorization.v1.Position\x12\x14\n\x0chistory_lost\x18\x02 \x01(\x08\x1av\n\x07\x43hanges\x12\x36\n\x08position\x18\x01 \x01(\x0b\x32$.handclasp.authorization.v1.Position\x12\x33\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\".handclasp.authorization.v1.Change\x1aR\n\x04Pong\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07message\"*\n\x08Position\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0c\n\x04mark\x18\x02 \x01(\x06\"\xc8\x01\n\x06\x43hange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x07\x65\x66\x66\x65\x63ts\x18\x02 \x03(\x0e\x32).handclasp.authorization.v1.Change.Effect\"t\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_GIVEN\x10\x01\x12\x12\n\x0e\x45\x46\x46\x45\x43T_ALTERED\x10\x02\x12\x14\n\x10\x45\x46\x46\x45\x43T_WITHDRAWN\x10\x03\x12\x16\n\x12\x45\x46\x46\x45\x43T_CREDENTIALS\x10\x04\x32\x97\x02\n\x14\x41uthorizationService\x12s\n\x0f\x45xplainDecision\x12\x32.handclasp.authorization.v1.ExplainDecisionRequest\x1a*.handclasp.authorization.v1.DecisionRecord\"\x00\x12\x89\x01\n\x12WatchAuthorization\x12\x35.handclasp.authorization.v1.WatchAuthorizationRequest\x1a\x36.handclasp.authorization.v1.WatchAuthorizationResponse\"\x00(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6handclasp/authorization/v1/authorization_service.proto\x12\x1ahandclasp.authorization.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)handclasp/authorization/v1/decision.proto\x1a(handclasp/authorization/v1/refusal.proto\",\n\x16\x45xplainDecisionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xc8\x01\n\x0e\x44\x65\x63isionRecord\x12\x36\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32$.handclasp.authorization.v1.Decision\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12-\n\tlast_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrelying_party\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\"g\n\x13ListRefusalsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\x14ListRefusalsResponse\x12\x35\n\x08refusals\x18\x01 \x03(\x0b\x32#.handclasp.authorization.v1.Refusal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15ReportRefusalsRequest\x12;\n\x08refusals\x18\x01 \x03(\x0b\x32#.handclasp.authorization.v1.RefusalB\x04\xe2\x41\x01\x02\"\x18\n\x16ReportRefusalsResponse\"\xd8\x03\n\x19WatchAuthorizationRequest\x12L\n\x05start\x18\x01 \x01(\x0b\x32;.handclasp.authorization.v1.WatchAuthorizationRequest.StartH\x00\x12J\n\x04ping\x18\x02 \x01(\x0b\x32:.handclasp.authorization.v1.WatchAuthorizationRequest.PingH\x00\x12`\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0b\x32\x45.handclasp.authorization.v1.WatchAuthorizationRequest.AcknowledgementH\x00\x1aX\n\x05Start\x12\x18\n\nprocess_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x07\x61pplied\x18\x02 \x01(\x0b\x32$.handclasp.authorization.v1.Position\x1a\x35\n\x04Ping\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x02 \x01(\x03\x1a#\n\x0f\x41\x63knowledgement\x12\x10\n\x08revision\x18\x01 \x01(\x03\x42\t\n\x07message\"\xf3\x05\n\x1aWatchAuthorizationResponse\x12Q\n\x07welcome\x18\x01 \x01(\x0b\x32>.handclasp.authorization.v1.WatchAuthorizationResponse.WelcomeH\x00\x12M\n\x05reset\x18\x02 \x01(\x0b\x32<.handclasp.authorization.v1.WatchAuthorizationResponse.ResetH\x00\x12Q\n\x07\x63hanges\x18\x03 \x01(\x0b\x32>.handclasp.authorization.v1.WatchAuthorizationResponse.ChangesH\x00\x12K\n\x04pong\x18\x04 \x01(\x0b\x32;.handclasp.authorization.v1.WatchAuthorizationResponse.PongH\x00\x1a\x65\n\x07Welcome\x12\x30\n\rping_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x1aU\n\x05Reset\x12\x36\n\x08position\x18\x01 \x01(\x0b\x32$.handclasp.authorization.v1.Position\x12\x14\n\x0chistory_lost\x18\x02 \x01(\x08\x1av\n\x07\x43hanges\x12\x36\n\x08position\x18\x01 \x01(\x0b\x32$.handclasp.authorization.v1.Position\x12\x33\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\".handclasp.authorization.v1.Change\x1aR\n\x04Pong\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07message\"*\n\x08Position\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0c\n\x04mark\x18\x02 \x01(\x06\"\xc8\x01\n\x06\x43hange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12:\n\x07\x65\x66\x66\x65\x63ts\x18\x02 \x03(\x0e\x32).handclasp.authorization.v1.Change.Effect\"t\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45\x46\x46\x45\x43T_GIVEN\x10\x01\x12\x12\n\x0e\x45\x46\x46\x45\x43T_ALTERED\x10\x02\x12\x14\n\x10\x45\x46\x46\x45\x43T_WITHDRAWN\x10\x03\x12\x16\n\x12\x45\x46\x46\x45\x43T_CREDENTIALS\x10\x04\x32\x87\x04\n\x14\x41uthorizationService\x12s\n\x0f\x45xplainDecision\x12\x32.handclasp.authorization.v1.ExplainDecisionRequest\x1a*.handclasp.authorization.v1.DecisionRecord\"\x00\x12s\n\x0cListRefusals\x12/.handclasp.authorization.v1.ListRefusalsRequest\x1a\x30.handclasp.authorization.v1.ListRefusalsResponse\"\x00\x12y\n\x0eReportRefusals\x12\x31.handclasp.authorization.v1.ReportRefusalsRequest\x1a\x32.handclasp.authorization.v1.ReportRefusalsResponse\"\x00\x12\x89\x01\n\x12WatchAuthorization\x12\x35.handclasp.authorization.v1.WatchAuthorizationRequest\x1a\x36.handclasp.authorization.v1.WatchAuthorizationResponse\"\x00(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,36 +38,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLAINDECISIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_EXPLAINDECISIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_REPORTREFUSALSREQUEST'].fields_by_name['refusals']._loaded_options = None
+  _globals['_REPORTREFUSALSREQUEST'].fields_by_name['refusals']._serialized_options = b'\342A\001\002'
   _globals['_WATCHAUTHORIZATIONREQUEST_START'].fields_by_name['process_id']._loaded_options = None
   _globals['_WATCHAUTHORIZATIONREQUEST_START'].fields_by_name['process_id']._serialized_options = b'\342A\001\002'
-  _globals['_EXPLAINDECISIONREQUEST']._serialized_start=227
-  _globals['_EXPLAINDECISIONREQUEST']._serialized_end=271
-  _globals['_DECISIONRECORD']._serialized_start=274
-  _globals['_DECISIONRECORD']._serialized_end=474
-  _globals['_WATCHAUTHORIZATIONREQUEST']._serialized_start=477
-  _globals['_WATCHAUTHORIZATIONREQUEST']._serialized_end=949
-  _globals['_WATCHAUTHORIZATIONREQUEST_START']._serialized_start=758
-  _globals['_WATCHAUTHORIZATIONREQUEST_START']._serialized_end=846
-  _globals['_WATCHAUTHORIZATIONREQUEST_PING']._serialized_start=848
-  _globals['_WATCHAUTHORIZATIONREQUEST_PING']._serialized_end=901
-  _globals['_WATCHAUTHORIZATIONREQUEST_ACKNOWLEDGEMENT']._serialized_start=903
-  _globals['_WATCHAUTHORIZATIONREQUEST_ACKNOWLEDGEMENT']._serialized_end=938
-  _globals['_WATCHAUTHORIZATIONRESPONSE']._serialized_start=952
-  _globals['_WATCHAUTHORIZATIONRESPONSE']._serialized_end=1707
-  _globals['_WATCHAUTHORIZATIONRESPONSE_WELCOME']._serialized_start=1304
-  _globals['_WATCHAUTHORIZATIONRESPONSE_WELCOME']._serialized_end=1405
-  _globals['_WATCHAUTHORIZATIONRESPONSE_RESET']._serialized_start=1407
-  _globals['_WATCHAUTHORIZATIONRESPONSE_RESET']._serialized_end=1492
-  _globals['_WATCHAUTHORIZATIONRESPONSE_CHANGES']._serialized_start=1494
-  _globals['_WATCHAUTHORIZATIONRESPONSE_CHANGES']._serialized_end=1612
-  _globals['_WATCHAUTHORIZATIONRESPONSE_PONG']._serialized_start=1614
-  _globals['_WATCHAUTHORIZATIONRESPONSE_PONG']._serialized_end=1696
-  _globals['_POSITION']._serialized_start=1709
-  _globals['_POSITION']._serialized_end=1751
-  _globals['_CHANGE']._serialized_start=1754
-  _globals['_CHANGE']._serialized_end=1954
-  _globals['_CHANGE_EFFECT']._serialized_start=1838
-  _globals['_CHANGE_EFFECT']._serialized_end=1954
-  _globals['_AUTHORIZATIONSERVICE']._serialized_start=1957
-  _globals['_AUTHORIZATIONSERVICE']._serialized_end=2236
+  _globals['_EXPLAINDECISIONREQUEST']._serialized_start=269
+  _globals['_EXPLAINDECISIONREQUEST']._serialized_end=313
+  _globals['_DECISIONRECORD']._serialized_start=316
+  _globals['_DECISIONRECORD']._serialized_end=516
+  _globals['_LISTREFUSALSREQUEST']._serialized_start=518
+  _globals['_LISTREFUSALSREQUEST']._serialized_end=621
+  _globals['_LISTREFUSALSRESPONSE']._serialized_start=623
+  _globals['_LISTREFUSALSRESPONSE']._serialized_end=725
+  _globals['_REPORTREFUSALSREQUEST']._serialized_start=727
+  _globals['_REPORTREFUSALSREQUEST']._serialized_end=811
+  _globals['_REPORTREFUSALSRESPONSE']._serialized_start=813
+  _globals['_REPORTREFUSALSRESPONSE']._serialized_end=837
+  _globals['_WATCHAUTHORIZATIONREQUEST']._serialized_start=840
+  _globals['_WATCHAUTHORIZATIONREQUEST']._serialized_end=1312
+  _globals['_WATCHAUTHORIZATIONREQUEST_START']._serialized_start=1121
+  _globals['_WATCHAUTHORIZATIONREQUEST_START']._serialized_end=1209
+  _globals['_WATCHAUTHORIZATIONREQUEST_PING']._serialized_start=1211
+  _globals['_WATCHAUTHORIZATIONREQUEST_PING']._serialized_end=1264
+  _globals['_WATCHAUTHORIZATIONREQUEST_ACKNOWLEDGEMENT']._serialized_start=1266
+  _globals['_WATCHAUTHORIZATIONREQUEST_ACKNOWLEDGEMENT']._serialized_end=1301
+  _globals['_WATCHAUTHORIZATIONRESPONSE']._serialized_start=1315
+  _globals['_WATCHAUTHORIZATIONRESPONSE']._serialized_end=2070
+  _globals['_WATCHAUTHORIZATIONRESPONSE_WELCOME']._serialized_start=1667
+  _globals['_WATCHAUTHORIZATIONRESPONSE_WELCOME']._serialized_end=1768
+  _globals['_WATCHAUTHORIZATIONRESPONSE_RESET']._serialized_start=1770
+  _globals['_WATCHAUTHORIZATIONRESPONSE_RESET']._serialized_end=1855
+  _globals['_WATCHAUTHORIZATIONRESPONSE_CHANGES']._serialized_start=1857
+  _globals['_WATCHAUTHORIZATIONRESPONSE_CHANGES']._serialized_end=1975
+  _globals['_WATCHAUTHORIZATIONRESPONSE_PONG']._serialized_start=1977
+  _globals['_WATCHAUTHORIZATIONRESPONSE_PONG']._serialized_end=2059
+  _globals['_POSITION']._serialized_start=2072
+  _globals['_POSITION']._serialized_end=2114
+  _globals['_CHANGE']._serialized_start=2117
+  _globals['_CHANGE']._serialized_end=2317
+  _globals['_CHANGE_EFFECT']._serialized_start=2201
+  _globals['_CHANGE_EFFECT']._serialized_end=2317
+  _globals['_AUTHORIZATIONSERVICE']._serialized_start=2320
+  _globals['_AUTHORIZATIONSERVICE']._serialized_end=2839
 # @@protoc_insertion_point(module_scope)

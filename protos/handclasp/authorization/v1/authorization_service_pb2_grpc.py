@@ -40,6 +40,16 @@ class AuthorizationServiceStub:
                 request_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ExplainDecisionRequest.SerializeToString,
                 response_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.DecisionRecord.FromString,
                 _registered_method=True)
+        self.ListRefusals = channel.unary_unary(
+                '/handclasp.authorization.v1.AuthorizationService/ListRefusals',
+                request_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ListRefusalsRequest.SerializeToString,
+                response_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ListRefusalsResponse.FromString,
+                _registered_method=True)
+        self.ReportRefusals = channel.unary_unary(
+                '/handclasp.authorization.v1.AuthorizationService/ReportRefusals',
+                request_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ReportRefusalsRequest.SerializeToString,
+                response_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ReportRefusalsResponse.FromString,
+                _registered_method=True)
         self.WatchAuthorization = channel.stream_stream(
                 '/handclasp.authorization.v1.AuthorizationService/WatchAuthorization',
                 request_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.WatchAuthorizationRequest.SerializeToString,
@@ -57,6 +67,29 @@ class AuthorizationServiceServicer:
 
         Who may call: holders of VIEW_AUDIT_LOG on `decisions/{decision}`.
         Errors: NOT_FOUND (DECISION_NOT_FOUND); PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRefusals(self, request, context):
+        """Lists what was refused last, by whatever rule, the newest first: TLS handshakes, calls that were not admitted, decisions that
+        were a no, here and at the relying parties that report theirs. Equal ones that follow each other closely are one.
+
+        Who may call: holders of VIEW_AUDIT_LOG on `decisions/*`.
+        Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, since); PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportRefusals(self, request, context):
+        """Takes in what a relying party has refused by itself: handshakes, and calls that it did not ask about. What it was told no
+        about is recorded already. They are recorded under the caller, with the time of this call, and so many different ones
+        of each relying party that nothing of others' is pushed out.
+
+        Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only.
+        Errors: INVALID_ARGUMENT (too many at once, a field); PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +121,16 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.ExplainDecision,
                     request_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ExplainDecisionRequest.FromString,
                     response_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.DecisionRecord.SerializeToString,
+            ),
+            'ListRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefusals,
+                    request_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ListRefusalsRequest.FromString,
+                    response_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ListRefusalsResponse.SerializeToString,
+            ),
+            'ReportRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportRefusals,
+                    request_deserializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ReportRefusalsRequest.FromString,
+                    response_serializer=handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ReportRefusalsResponse.SerializeToString,
             ),
             'WatchAuthorization': grpc.stream_stream_rpc_method_handler(
                     servicer.WatchAuthorization,
@@ -123,6 +166,60 @@ class AuthorizationService:
             '/handclasp.authorization.v1.AuthorizationService/ExplainDecision',
             handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ExplainDecisionRequest.SerializeToString,
             handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.DecisionRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.authorization.v1.AuthorizationService/ListRefusals',
+            handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ListRefusalsRequest.SerializeToString,
+            handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ListRefusalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handclasp.authorization.v1.AuthorizationService/ReportRefusals',
+            handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ReportRefusalsRequest.SerializeToString,
+            handclasp_dot_authorization_dot_v1_dot_authorization__service__pb2.ReportRefusalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

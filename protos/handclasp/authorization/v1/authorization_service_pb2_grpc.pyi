@@ -23,6 +23,21 @@ class AuthorizationServiceStub:
     Who may call: holders of VIEW_AUDIT_LOG on `decisions/{decision}`.
     Errors: NOT_FOUND (DECISION_NOT_FOUND); PERMISSION_DENIED.
     """
+    ListRefusals: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.ListRefusalsRequest, _authorization_service_pb2.ListRefusalsResponse]
+    """Lists what was refused last, by whatever rule, the newest first: TLS handshakes, calls that were not admitted, decisions that
+    were a no, here and at the relying parties that report theirs. Equal ones that follow each other closely are one.
+
+    Who may call: holders of VIEW_AUDIT_LOG on `decisions/*`.
+    Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, since); PERMISSION_DENIED.
+    """
+    ReportRefusals: _aio.UnaryUnaryMultiCallable[_authorization_service_pb2.ReportRefusalsRequest, _authorization_service_pb2.ReportRefusalsResponse]
+    """Takes in what a relying party has refused by itself: handshakes, and calls that it did not ask about. What it was told no
+    about is recorded already. They are recorded under the caller, with the time of this call, and so many different ones
+    of each relying party that nothing of others' is pushed out.
+
+    Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only.
+    Errors: INVALID_ARGUMENT (too many at once, a field); PERMISSION_DENIED.
+    """
     WatchAuthorization: _aio.StreamStreamMultiCallable[_authorization_service_pb2.WatchAuthorizationRequest, _authorization_service_pb2.WatchAuthorizationResponse]
     """Keeps a relying party up to date, so that it may act on decisions that it was told before. It holds this stream open,
     renews its lease by pings, applies each change and then acknowledges it. Calls that take something away return when
@@ -53,6 +68,33 @@ class AuthorizationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Who may call: holders of VIEW_AUDIT_LOG on `decisions/{decision}`.
         Errors: NOT_FOUND (DECISION_NOT_FOUND); PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRefusals(
+        self,
+        request: _authorization_service_pb2.ListRefusalsRequest,
+        context: _aio.ServicerContext[_authorization_service_pb2.ListRefusalsRequest, _abc.Awaitable[_authorization_service_pb2.ListRefusalsResponse]],
+    ) -> _abc.Awaitable[_authorization_service_pb2.ListRefusalsResponse]:
+        """Lists what was refused last, by whatever rule, the newest first: TLS handshakes, calls that were not admitted, decisions that
+        were a no, here and at the relying parties that report theirs. Equal ones that follow each other closely are one.
+
+        Who may call: holders of VIEW_AUDIT_LOG on `decisions/*`.
+        Errors: INVALID_ARGUMENT (page size, PAGE_TOKEN_INVALID, since); PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportRefusals(
+        self,
+        request: _authorization_service_pb2.ReportRefusalsRequest,
+        context: _aio.ServicerContext[_authorization_service_pb2.ReportRefusalsRequest, _abc.Awaitable[_authorization_service_pb2.ReportRefusalsResponse]],
+    ) -> _abc.Awaitable[_authorization_service_pb2.ReportRefusalsResponse]:
+        """Takes in what a relying party has refused by itself: handshakes, and calls that it did not ask about. What it was told no
+        about is recorded already. They are recorded under the caller, with the time of this call, and so many different ones
+        of each relying party that nothing of others' is pushed out.
+
+        Who may call: holders of AUTHORIZE_PEERS, on whatever resource, over mTLS only.
+        Errors: INVALID_ARGUMENT (too many at once, a field); PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod

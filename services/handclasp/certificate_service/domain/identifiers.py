@@ -62,6 +62,11 @@ def enrollment_token_name(token_id: str) -> str:
     return f"enrollmentTokens/{token_id}"
 
 
+def refusal_name(refusal_id: str) -> str:
+    """Of a refusal that is no decision; it is only listed."""
+    return f"refusals/{refusal_id}"
+
+
 def decision_name(decision_id: str) -> str:
     return f"decisions/{decision_id}"
 

@@ -62,6 +62,8 @@ ADMISSIONS = {
     _ACCOUNTS + "UpdateAccessProfile": Admission.AUTHENTICATED,
     _ACCOUNTS + "DeleteAccessProfile": Admission.AUTHENTICATED,
     _AUTHORIZATION + "ExplainDecision": Admission.AUTHENTICATED,
+    _AUTHORIZATION + "ListRefusals": Admission.AUTHENTICATED,
+    _AUTHORIZATION + "ReportRefusals": Admission.MUTUAL_TLS,
     _AUTHORIZATION + "WatchAuthorization": Admission.MUTUAL_TLS,
 }
 

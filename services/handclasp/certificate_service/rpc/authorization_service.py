@@ -13,8 +13,13 @@ from handclasp.authorization.v1.authorization_service_pb2_grpc import Authorizat
 from handclasp.certificate_service.domain.identifiers import parse_decision_name
 from handclasp.certificate_service.rpc.admission import the_caller
 from handclasp.certificate_service.rpc.authorization_messages import from_denial
+from handclasp.certificate_service.rpc.fields import to_datetime
+from handclasp.certificate_service.rpc.refusal_messages import from_recorded, to_reports
 from handclasp.certificate_service.rpc.watch_messages import from_message, to_position
 from handclasp.certificate_service.use_cases.explain_decision import ExplainDecision
+from handclasp.certificate_service.use_cases.list_refusals import ListRefusals
+from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
+from handclasp.certificate_service.use_cases.report_refusals import ReportRefusals
 from handclasp.certificate_service.use_cases.watch_authorization import Watch, WatchAuthorization
 from handclasp.errors import InvalidArgument, Reason
 from handclasp.serving.incidents import unforeseen
@@ -28,13 +33,34 @@ _WATCH = f"/{pb.DESCRIPTOR.services_by_name['AuthorizationService'].full_name}/W
 
 
 class AuthorizationService(AuthorizationServiceServicer):
-    def __init__(self, explain: ExplainDecision, watching: WatchAuthorization) -> None:
+    def __init__(
+        self,
+        explain: ExplainDecision,
+        watching: WatchAuthorization,
+        list_refusals: ListRefusals,
+        report_refusals: ReportRefusals,
+    ) -> None:
         self._explain = explain
         self._watching = watching
+        self._list_refusals = list_refusals
+        self._report_refusals = report_refusals
 
     async def ExplainDecision(self, request: pb.ExplainDecisionRequest, context: Context) -> pb.DecisionRecord:
         decision_id = parse_decision_name(request.name)
         return from_denial(await self._explain.explain(the_caller(), decision_id))
+
+    async def ListRefusals(self, request: pb.ListRefusalsRequest, context: Context) -> pb.ListRefusalsResponse:
+        since = to_datetime(request.since, "since") if request.HasField("since") else None
+        wanted = PageRequest(request.page_size, request.page_token, list_hash("refusals", since))
+        page = await self._list_refusals.list(the_caller(), wanted, since)
+        return pb.ListRefusalsResponse(refusals=map(from_recorded, page.items), next_page_token=page.next_token)
+
+    async def ReportRefusals(self, request: pb.ReportRefusalsRequest, context: Context) -> pb.ReportRefusalsResponse:
+        caller = the_caller()
+        # Before anything of it is looked at.
+        self._report_refusals.require_relying_party(caller)
+        self._report_refusals.report(caller, to_reports(request.refusals))
+        return pb.ReportRefusalsResponse()
 
     async def WatchAuthorization(
         self, request_iterator: Requests, context: Context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, delete, insert, select, update
@@ -17,6 +18,21 @@ from handclasp.certificate_service.storage.schema import denials
 async def find_denial(snapshot: Snapshot, decision_id: str) -> Denial | None:
     row = (await snapshot.fetch(select(denials).where(denials.c.id == decision_id))).one_or_none()
     return None if row is None else _denial(row)
+
+
+async def list_denials(snapshot: Snapshot, *, before: str, since: datetime | None, limit: int) -> list[Denial]:
+    """The newest first.
+
+    Args:
+        before: an id; only those that began before it. Empty for all.
+        since: only those of which the last one was then, or later.
+    """
+    query = select(denials).order_by(denials.c.id.desc()).limit(limit)
+    if before:
+        query = query.where(denials.c.id < before)
+    if since is not None:
+        query = query.where(denials.c.last_time >= since)
+    return [_denial(row) for row in await snapshot.fetch(query)]
 
 
 async def save_denials(transaction: Transaction, records: Sequence[Denial], *, keep: int) -> None:

@@ -217,6 +217,24 @@ denials = Table(
     Column("occurrences", BigInteger, nullable=False),
 )
 
+# What was refused otherwise: TLS handshakes, and calls that nothing was decided about.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", Identifier, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("listener", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("relying_party", Identifier, nullable=False),
+    Column("peer_address", Text, nullable=False),
+    Column("fingerprint", Hexadecimal, nullable=False),
+    Column("first_time", Moment, nullable=False),
+    Column("last_time", Moment, nullable=False),
+    Column("occurrences", BigInteger, nullable=False),
+    Index(None, "relying_party", "id"),
+)
+
 # How far the history of changes goes: one row, locked by whoever moves it until the transaction is over.
 revision_head = Table(
     "revision_head",
