@@ -92,13 +92,11 @@ def test_a_flood_of_refusals_costs_few_lines_and_each_is_counted(tmp_path: Path)
         reason: sum(event.get("count", 1) for event in found if (event["event"], event.get("reason")) == reason)
         for found, reason in (
             (certificates, ("refused", "CREDENTIALS_MISSING")),
-            (certificates, ("peer_denied", "REVOKED")),
             (executions, ("refused", "CERTIFICATE_NOT_ACCEPTED")),
         )
     }
     assert counted == {
         ("refused", "CREDENTIALS_MISSING"): CALLS,
-        ("peer_denied", "REVOKED"): CALLS // 4,
         ("refused", "CERTIFICATE_NOT_ACCEPTED"): CALLS // 4,
     }
 
