@@ -30,11 +30,12 @@ from handclasp.serving.call import Call, Context
 from handclasp.serving.clock import Clock
 from handclasp.serving.peer import Peer
 from handclasp.serving.reading_turns import ReadingTurns
+from handclasp.serving.refusal_pace import RefusalPace
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_SWEEP_INTERVAL = 0.05
-_ENDED_AT_ONCE = 50
+_SWEEP_INTERVAL = 0.02
+_ENDED_AT_ONCE = 10
 """How many calls a sweep ends: each costs a part of a millisecond, and a thousand may have come at the same time."""
 _RETRY_AFTER = timedelta(seconds=1)
 _EXHAUSTED_FOR = 5.0
@@ -84,6 +85,7 @@ class CallLimits:
         reading_per_connection: of how many calls of one connection gRPC takes in the message at once.
         request_timeout: how long a request may take to arrive, once its call is admitted.
         answer_timeout: how long a client may take to take in an answer, once its handler has ended.
+        refusals_per_second: how many a peer is told; further ones are held back, for `refusal_delay` at most.
         request_bytes: of all requests that are being read, each counted at its longest, and again of those of running
             calls.
         max_request_length: of one message.
@@ -100,6 +102,8 @@ class CallLimits:
     leaving: int = 4000
     request_timeout: float = 5.0
     answer_timeout: float = 30.0
+    refusals_per_second: int = 100
+    refusal_delay: float = 5.0
     request_bytes: int = 256 * 1024 * 1024
     max_request_length: int = 4 * 1024 * 1024
     proxies: tuple[Network, ...] = ()
@@ -158,6 +162,7 @@ class CallBudgets:
             evict=self._evict,
             clock=clock,
         )
+        self._pace = RefusalPace(limits.refusals_per_second, limits.refusal_delay, clock)
         self._ordinary = max(1, limits.running - limits.reserved)
         self._ending: set[asyncio.Task[bool]] = set()
         self._sweeping = False
@@ -178,6 +183,10 @@ class CallBudgets:
         if self._clock() >= self._exhausted_until:
             return None
         return f"room for calls: {self.running} run, {self._ordinary} are the most"
+
+    def refusal_delay(self, peer: Peer) -> float:
+        """How many seconds a refusal that this peer is to be told now is held back."""
+        return self._pace.delay(peer_key(peer, self.limits.proxies))
 
     def arrive(self, call: Call) -> OpenCall:
         """The headers of a call have arrived."""

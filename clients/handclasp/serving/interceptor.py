@@ -24,7 +24,7 @@ from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.call import Call, Context
 from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallBudgets, CallKind, CallLimits, OpenCall
 from handclasp.serving.incidents import unforeseen
-from handclasp.serving.peer import Peer, read_peer
+from handclasp.serving.peer import Peer, read_address, read_peer
 from handclasp.serving.refusal_log import refusal_log
 from handclasp.serving.trailers import fitting_details, fitting_message
 
@@ -188,6 +188,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # The client has its status already; what the handler made of being cut off is of no interest.
             raise asyncio.CancelledError
         _log_refusal(method, refusal, call, cause)
+        if delay := self.budgets.refusal_delay(call.peer if call is not None else read_address(context)):
+            await asyncio.sleep(delay)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
 

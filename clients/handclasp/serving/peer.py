@@ -74,6 +74,12 @@ def read_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
     return Peer(_address(connection), der, _basic_credentials(context), connection)
 
 
+def read_address(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
+    """As much of the peer as can be had if its credentials make no sense."""
+    connection = context.peer()
+    return Peer(_address(connection), None, None, connection)
+
+
 def _der(pem: bytes) -> bytes:
     # Peers choose how long their certificates are, so only those of an ordinary size may take up room in the cache.
     return _cached_der(pem) if len(pem) <= _CACHED_LENGTH else ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))

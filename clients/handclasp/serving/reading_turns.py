@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from handclasp.serving.call import Call
 from handclasp.serving.clock import Clock
 
-_EVICTED_AT_ONCE = 50
+_EVICTED_AT_ONCE = 10
 _PATIENCE = 0.05
 """Seconds that every message may take, even if others wait for a turn: most come in one piece with the headers."""
 

@@ -6,6 +6,9 @@ the error.
 
 from __future__ import annotations
 
+from datetime import timedelta
+from functools import lru_cache
+
 from handclasp.errors import FieldViolation, HandclaspError
 from handclasp.errors.status import status_details
 
@@ -24,6 +27,19 @@ def fitting_message(error: HandclaspError) -> str:
 
 def fitting_details(error: HandclaspError) -> bytes:
     """The error's details. Violations that do not fit are left out, and the last one says how many those are."""
+    if error.metadata or error.violations:
+        return _fitting_details(error)
+    # mypy takes the hash of a class for that of its instances.
+    return _details_of_reason(type(error), error.reason, error.message, error.retry_after)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=256)
+def _details_of_reason(kind: type[HandclaspError], reason: str, message: str, retry_after: timedelta | None) -> bytes:
+    """Of errors that have nothing of their own: a flood of refusals is one text, a thousand times."""
+    return _fitting_details(kind(reason, message, retry_after=retry_after))
+
+
+def _fitting_details(error: HandclaspError) -> bytes:
     kept = len(error.violations)
     details = status_details(_shortened(error, kept))
     while len(details) > MAX_DETAILS_BYTES and kept > 0:

@@ -46,6 +46,8 @@ class ServerLimits:
         reads_per_connection: of how many calls of one connection the request is taken in at once; others take turns.
         request_timeout: how long a unary request may take to arrive.
         answer_timeout: how long a client may take to take in the answer of a call; it is given up then.
+        refusals_per_second: how many refusals one certificate or address is told; further ones are held back.
+        refusal_delay: for how long a refusal is held back at most.
         request_bytes: of all requests together: those that are being taken in, each counted at its longest, and again
             those of calls that run.
         max_request_length: how long one message may be. Compressed ones are refused.
@@ -72,6 +74,8 @@ class ServerLimits:
     leaving_rpcs: _Number = 4000
     request_timeout: _Period = 5.0
     answer_timeout: _Period = 30.0
+    refusals_per_second: _Number = 100
+    refusal_delay: _Period = 5.0
     request_bytes: _Number = 256 * 1024 * 1024
     max_request_length: _Number = 4 * 1024 * 1024
     proxy_networks: tuple[IPvAnyNetwork, ...] = ()
@@ -98,6 +102,8 @@ class ServerLimits:
             leaving=self.leaving_rpcs,
             request_timeout=self.request_timeout,
             answer_timeout=self.answer_timeout,
+            refusals_per_second=self.refusals_per_second,
+            refusal_delay=self.refusal_delay,
             request_bytes=self.request_bytes,
             max_request_length=self.max_request_length,
             proxies=self.proxy_networks,
