@@ -229,12 +229,11 @@ class Connection(asyncio.Protocol):
     """One connection; made by `connected`.
 
     Attributes:
-        lost: whether it is closed, by whichever side.
         goaway: code and text of the server's GOAWAY, if one came.
     """
 
     def __init__(self, receive_window: int) -> None:
-        self.lost = False
+        self._lost = asyncio.Event()
         self.goaway: tuple[int, str] | None = None
         self._receive_window = receive_window
         self._transport: asyncio.Transport | None = None
@@ -249,6 +248,14 @@ class Connection(asyncio.Protocol):
         self._changed = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is closed, by whichever side."""
+        return self._lost.is_set()
+
+    async def wait_until_lost(self) -> None:
+        await self._lost.wait()
 
     def open_call(self, path: str, extra: Iterable[tuple[str, str | bytes]] = (), *, end: bool = False) -> Call:
         """Begins a call with its HEADERS.
@@ -305,7 +312,7 @@ class Connection(asyncio.Protocol):
             self.write(frame(Kind.WINDOW_UPDATE, struct.pack(">I", _LARGEST_WINDOW - _FIRST_WINDOW)))
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self.lost = True
+        self._lost.set()
         for call in self._calls.values():
             call.end(Outcome())
         self._calls.clear()

@@ -41,6 +41,7 @@ from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.refusal_log import set_up_refusal_log
 from handclasp.serving.refused_handshakes import HandshakeRefusals
+from handclasp.transport.file_descriptors import fitting
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.ports import check_ports
@@ -129,13 +130,14 @@ async def _serve(
         stack.enter_context(refusals.observed_by(here.call))
         servers, healths = [], []
         ports: list[int] = []
-        for credentials, port, setting in (
-            (service.listeners.one_way.credentials, settings.tls_port, "tls_port"),
-            (service.listeners.mutual.credentials, settings.mtls_port, "mtls_port"),
+        limits = fitting(settings.limits, listeners=2)
+        for credentials, limited, port, setting in (
+            (service.listeners.one_way.credentials, limits.of_anonymous(), settings.tls_port, "tls_port"),
+            (service.listeners.mutual.credentials, limits, settings.mtls_port, "mtls_port"),
         ):
             interceptor = CallInterceptor(admit, storage_error, limits=settings.limits.of_calls(), kind_of=call_kind)
             interceptors.append(interceptor)
-            server = make_server(interceptor, settings.limits, shared_ports=shared_ports)
+            server = make_server(interceptor, limited, shared_ports=shared_ports)
             # Known once all are open, which is before any of them is called.
             _add_services(server, service, mutual_tls_port=lambda: ports[1])
             healths.append(add_health_and_reflection(server, SERVICE_NAMES))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,10 +34,19 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class CertificateServiceLimits(ServerLimits):
-    """Nothing that the service takes is as long as an input of an integration."""
+    """Nothing that the service takes is as long as an input of an integration.
 
+    Args:
+        anonymous_idle: `connection_idle` of the listener that asks for no certificate, where anybody can connect.
+    """
+
+    anonymous_idle: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 10.0
     request_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 1024 * 1024
     max_request_length: Annotated[int, Field(ge=128 * 1024, le=2**31 - 1)] = 256 * 1024
+
+    def of_anonymous(self) -> CertificateServiceLimits:
+        """Those of the listener that asks for no certificate."""
+        return replace(self, connection_idle=min(self.anonymous_idle, self.connection_idle))
 
 
 class CertificateServiceSettings(SectionSettings):

@@ -24,6 +24,7 @@ from handclasp.serving.peer import Peer
 from handclasp.serving.refusal_log import set_up_refusal_log
 from handclasp.serving.refused_handshakes import HandshakeRefusals, WatchedListener
 from handclasp.serving.tls import TlsMaterialError
+from handclasp.transport.file_descriptors import fitting
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.process import StartError, listen, write_ready_file
@@ -80,7 +81,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         stack.enter_context(refusals.observed_by(party.reports.call))
         interceptor = CallInterceptor(_admitting(relying_party), limits=settings.limits.of_calls(reserved=False))
         budgets = interceptor.budgets
-        server = make_server(interceptor, settings.limits, shared_ports=worker is not None)
+        server = make_server(interceptor, fitting(settings.limits, listeners=1), shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)
         service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner(), page_tokens)
         add_IntegrationServiceServicer_to_server(service, server)

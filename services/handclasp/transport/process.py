@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from handclasp.errors import Reason
 from handclasp.serving.files import write_atomically
+from handclasp.transport.file_descriptors import raise_limit
 from handclasp.transport.lifecycle import ServiceFailedError
 from handclasp.transport.logs import LogSettings, set_up_logging
 from handclasp.transport.settings import SETTINGS_FILE, SETTINGS_FILE_VARIABLE, SectionSettings
@@ -135,6 +136,7 @@ def run_with_settings(name: str, settings: S, serve: Callable[[S], Coroutine[Any
         _refuse_settings(name, f"log: {error}")
     except OSError as error:
         _refuse_start(name, _not_usable("log.file", settings.log.file or Path(), error))
+    raise_limit()
     try:
         refuse_unwritable(settings.ready_file)
         asyncio.run(serve(settings))

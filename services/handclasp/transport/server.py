@@ -29,10 +29,11 @@ class ServerLimits:
     """What one server lets its clients take up. Times are in seconds, sizes in bytes.
 
     Args:
-        handshake_timeout: how long a TLS handshake may take. gRPC's own default of two minutes lets half-open
-            connections pile up.
-        connection_idle: after how long a connection without calls is closed.
-        max_connections: how many connections may be open at once, those in their handshake included.
+        handshake_timeout: how long it may take from the connection to the end of the TLS handshake and the first frame
+            of HTTP/2. gRPC's own default of two minutes lets half-open connections pile up.
+        connection_idle: how long a connection without calls stays at least; at twice that it is closed.
+        max_connections: how many connections may be open at once, those in their handshake included. Beyond it, new
+            ones are closed at once. One that is not used takes up to 100 KB until it is closed for that.
         max_concurrent_streams: how many calls may run at once on one connection.
         maximum_concurrent_rpcs: how many calls may run at once; more are refused (TOO_MANY_CALLS).
         reserved_rpcs: how many of those are kept for relying parties and for calls that take something away.
@@ -60,9 +61,9 @@ class ServerLimits:
         max_connection_age_grace: how long calls may go on when that age is reached. Without it streams would run on.
     """
 
-    handshake_timeout: _Period = 5.0
+    handshake_timeout: _Period = 3.0
     connection_idle: _Period = 300.0
-    max_connections: _Number = 2000
+    max_connections: _Number = 10_000
     max_concurrent_streams: _Number = 200
     maximum_concurrent_rpcs: _Number = 1000
     reserved_rpcs: Annotated[int, Field(ge=0, le=_LARGEST)] = 200
