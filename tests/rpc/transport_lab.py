@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unavailable
+from handclasp.serving.call_figures import CallObserver
 from handclasp.serving.interceptor import Admit, CallInterceptor, Translate, current_caller, current_peer
 from handclasp.serving.peer import Peer
 from handclasp.serving.tls import TlsIdentity
@@ -155,12 +156,16 @@ def channel_to(port: int, ca: OutsideCA, client: Issued | None = None) -> grpc.a
 
 @asynccontextmanager
 async def running_lab(
-    limits: ServerLimits | None = None, *, translate: Translate | None = None, admitting: Admit = admit
+    limits: ServerLimits | None = None,
+    *,
+    translate: Translate | None = None,
+    admitting: Admit = admit,
+    observer: CallObserver | None = None,
 ) -> AsyncIterator[Lab]:
     """A server over mutual TLS."""
     ca = OutsideCA("Test CA")
     limits = limits or ServerLimits()
-    interceptor = CallInterceptor(admitting, translate, limits=limits.of_calls())
+    interceptor = CallInterceptor(admitting, translate, limits=limits.of_calls(), observer=observer)
     server = make_server(interceptor, limits)
     kinds = Kinds()
     server.add_generic_rpc_handlers((kinds.handlers(),))

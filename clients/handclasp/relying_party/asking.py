@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handclasp.authorization.v1 import permission_pb2
-from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated
+from handclasp.errors import HandclaspError, PermissionDenied, Reason, Unauthenticated, Unavailable
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import CredentialsHash, Decisions, Subject, Yes
 from handclasp.relying_party.faults import not_asked
@@ -123,6 +123,16 @@ class Asking:
         raise not_asked()
 
     async def _ask(self, subject: Subject, peer: Peer, permission: Permission, resource: str) -> Yes:
+        try:
+            return await self._ask_until_usable(subject, peer, permission, resource)
+        except Unavailable:
+            self._counters.unanswered += 1
+            raise
+        except HandclaspError:
+            self._counters.refused += 1
+            raise
+
+    async def _ask_until_usable(self, subject: Subject, peer: Peer, permission: Permission, resource: str) -> Yes:
         for attempt in range(ATTEMPTS):
             if not await self._watch.wait_for_lease(self._lease_wait):
                 break

@@ -129,6 +129,11 @@ class RelyingParty:
         return self._watch.lease
 
     @property
+    def revision(self) -> int:
+        """The revision up to which all changes are heeded; 0 before the first is known."""
+        return self._knowledge.revision
+
+    @property
     def watched(self) -> str:
         """`host:port` of the certificate service at which the watch is open, or is opened next."""
         return self._link.watched

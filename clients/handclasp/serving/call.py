@@ -34,9 +34,10 @@ class Call:
         at_end: called with the call once its handler has returned or raised. One at most.
         finished: the handler has returned or raised.
         ended: the call was ended from elsewhere.
+        ended_by: with what error.
     """
 
-    __slots__ = ("_context", "_task", "at_end", "caller", "ended", "finished", "method", "peer", "user")
+    __slots__ = ("_context", "_task", "at_end", "caller", "ended", "ended_by", "finished", "method", "peer", "user")
 
     def __init__(self, method: str, peer: Peer, context: Context) -> None:
         self.method = method
@@ -46,6 +47,7 @@ class Call:
         self.at_end: Callable[[Call], None] | None = None
         self.finished = False
         self.ended = False
+        self.ended_by: HandclaspError | None = None
         self._context: Context | None = context
         self._task = asyncio.current_task()
 
@@ -68,6 +70,7 @@ class Call:
         if context is None or self.ended:
             return False
         self.ended = True
+        self.ended_by = error
         trailer = ((DETAILS_KEY, fitting_details(error)),)
         try:
             # Cancelling alone would leave the client waiting until its deadline.

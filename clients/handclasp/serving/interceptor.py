@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from handclasp.errors import HandclaspError, InvalidArgument, Reason, Unavailabl
 from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.call import Call, Context
 from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallBudgets, CallKind, CallLimits, OpenCall
+from handclasp.serving.call_figures import UNKNOWN_METHOD, CallObserver, aborted_with
 from handclasp.serving.incidents import unforeseen
 from handclasp.serving.peer import Peer, read_address, read_peer
 from handclasp.serving.refusal_log import refusal_log
@@ -83,6 +85,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         translate: asked about each exception that is no typed error; None from it means that it was not foreseen.
         limits: of the calls; an interceptor is for one server.
         kind_of: by what a call is counted; all are ordinary if it is None.
+        observer: told of each call once its handler has ended.
 
     Attributes:
         budgets: what calls take up of `limits`.
@@ -96,12 +99,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         authorize: Authorize | None = None,
         limits: CallLimits = DEFAULT_LIMITS,
         kind_of: KindOf | None = None,
+        observer: CallObserver | None = None,
     ) -> None:
         self.budgets = CallBudgets(limits, _log_ended)
         self._kind_of = kind_of
         self._admit = admit
         self._authorize = authorize
         self._translate = translate
+        self._observer = observer
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._stopping = False
 
@@ -120,6 +125,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
+            if self._observer is not None:
+                # By one name: anybody can make up others.
+                self._observer.finished(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, "", 0.0)
             return None
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
@@ -159,32 +167,41 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             requests: of a stream; None if the request is unary.
             kind: what the call is counted by, if that is known by its method.
         """
+        began = time.perf_counter()
         call: Call | None = None
         opened: OpenCall | None = None
+        refusal: HandclaspError | None = None
         cause: Exception | None = None
+        # What it is if the client leaves, its deadline passes, or the server stops.
+        code = grpc.StatusCode.CANCELLED.name
         try:
             call = Call(method, read_peer(context), context)
             _current.set(call)
             opened = self.budgets.arrive(call)
-            return await respond(await self._admitted_request(opened, context, requests, kind), context)
+            response = await respond(await self._admitted_request(opened, context, requests, kind), context)
         except AbortError:
+            code = aborted_with(context)
             raise
         except asyncio.CancelledError as error:
             if _cancelled_from_outside():
                 raise
             # A handler that ends like this by itself would leave the client waiting until its deadline.
-            refusal: HandclaspError = unforeseen(method, error)
+            refusal = unforeseen(method, error)
         except HandclaspError as error:
             refusal = error
         except Exception as error:  # noqa: BLE001 the last line before the wire: nothing may pass it with its text
             foreseen = self._translate(error) if self._translate else None
             refusal, cause = (foreseen, error) if foreseen else (unforeseen(method, error), None)
+        else:
+            code = grpc.StatusCode.OK.name
+            return response
         finally:
             if opened is not None:
                 self.budgets.leave(opened)
             if call is not None:
                 call.finish()
-        if call is not None and call.ended:
+            self._tell_observer(method, code, (call.ended_by or refusal) if call is not None else refusal, began)
+        if refusal is None or (call is not None and call.ended):
             # The client has its status already; what the handler made of being cut off is of no interest.
             raise asyncio.CancelledError
         _log_refusal(method, refusal, call, cause)
@@ -192,6 +209,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await asyncio.sleep(delay)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
+
+    def _tell_observer(self, method: str, code: str, error: HandclaspError | None, began: float) -> None:
+        if self._observer is None:
+            return
+        seconds = time.perf_counter() - began
+        if error is None:
+            self._observer.finished(method, code, "", seconds)
+        else:
+            self._observer.finished(method, status_code(error).name, error.reason, seconds)
 
     async def _admitted_request(self, opened: OpenCall, context: Context, requests: Any, kind: CallKind | None) -> Any:
         """The request, or `requests`, of a call that is admitted and may run; arguments as of `_guard`."""

@@ -37,6 +37,7 @@ from handclasp.certificate_service.use_cases.caller import Clock
 from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
+from handclasp.serving.call_figures import CallFigures
 from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.refusal_log import set_up_refusal_log
@@ -44,8 +45,11 @@ from handclasp.serving.refused_handshakes import HandshakeRefusals
 from handclasp.transport.file_descriptors import fitting
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.loop_lag import LoopLag
+from handclasp.transport.metrics import Metrics
 from handclasp.transport.ports import check_ports
 from handclasp.transport.process import StartError, listen, write_ready_file
+from handclasp.transport.process_metrics import process_source
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.worker import Worker
 
@@ -124,6 +128,8 @@ async def _serve(
     refusals = set_up_refusal_log(settings.refusals)
     admit = Admitter(service.authenticator).admit
     interceptors: list[CallInterceptor] = []
+    calls, lag = CallFigures(), LoopLag()
+    metrics = Metrics(process_source(calls, lag))
     async with AsyncExitStack() as stack:
         stack.callback(refusals.close)
         here = RefusalsHere(service.refusal_records)
@@ -135,7 +141,9 @@ async def _serve(
             (service.listeners.one_way.credentials, limits.of_anonymous(), settings.tls_port, "tls_port"),
             (service.listeners.mutual.credentials, limits, settings.mtls_port, "mtls_port"),
         ):
-            interceptor = CallInterceptor(admit, storage_error, limits=settings.limits.of_calls(), kind_of=call_kind)
+            interceptor = CallInterceptor(
+                admit, storage_error, limits=settings.limits.of_calls(), kind_of=call_kind, observer=calls
+            )
             interceptors.append(interceptor)
             server = make_server(interceptor, limited, shared_ports=shared_ports)
             # Known once all are open, which is before any of them is called.
@@ -146,7 +154,8 @@ async def _serve(
         for server, health in zip(servers, healths, strict=True):
             await server.start()
             await set_serving(health, SERVICE_NAMES, serving=True)
-        http = await stack.enter_async_context(health_server(lambda: _missing(service, interceptors), settings))
+        readiness = partial(_missing, service, interceptors)
+        http = await stack.enter_async_context(health_server(readiness, metrics.exposition, settings))
         handshakes = HandshakeRefusals(
             current_handshake_watch(),
             lambda: service.listeners.watched(settings.limits.handshake_timeout),
@@ -159,6 +168,7 @@ async def _serve(
             ("refused handshakes", handshakes.run()),
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
+            ("event loop lag", lag.run()),
             *service.coordination.background().items(),
         ):
             stack.callback(stop.on_failure(asyncio.create_task(task, name=name)).cancel)

@@ -10,6 +10,7 @@ import structlog
 
 from handclasp.certificate_service.data_folder import data_folder
 from handclasp.certificate_service.main import Ports, serve, start_errors, utc_now
+from handclasp.certificate_service.metrics import CERTIFICATE_METRICS
 from handclasp.certificate_service.service import open_service
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.transport.health_http import health_server
@@ -18,6 +19,7 @@ from handclasp.transport.ports import check_ports
 from handclasp.transport.process import run_process, write_ready_file
 from handclasp.transport.shared_ports import reserved_port
 from handclasp.transport.worker import log_file_of
+from handclasp.transport.worker_metrics import WorkerMetrics
 from handclasp.transport.workers import Workers
 
 _MODULE = "handclasp.certificate_service.worker"
@@ -74,7 +76,8 @@ async def _run(
         return settings.model_copy(update=own)
 
     workers = Workers(_MODULE, of_worker, count=settings.workers, stop=stop, grace=settings.grace, lock=lock)
-    http = await stack.enter_async_context(health_server(workers.missing, settings))
+    metrics = WorkerMetrics(workers, CERTIFICATE_METRICS)
+    http = await stack.enter_async_context(health_server(workers.missing, metrics.exposition, settings))
     await stack.enter_async_context(workers)
     if not await workers.wait_until_ready():
         return

@@ -9,6 +9,7 @@ import structlog
 
 from handclasp.errors import PermissionDenied, Reason
 from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
+from handclasp.integration_execution.metrics import relying_party_source
 from handclasp.integration_execution.page_tokens import PageTokens
 from handclasp.integration_execution.registry import IntegrationLoadError, Registry, find_integrations
 from handclasp.integration_execution.runner import IntegrationRunner
@@ -17,6 +18,7 @@ from handclasp.integrations.v1.integration_service_pb2_grpc import add_Integrati
 from handclasp.relying_party import Options, RelyingParty
 from handclasp.relying_party.decisions import Allowed
 from handclasp.serving.call_budgets import CallBudgets
+from handclasp.serving.call_figures import CallFigures
 from handclasp.serving.files import SecretFileError
 from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import OPEN_PREFIXES, Admit, CallInterceptor
@@ -27,7 +29,10 @@ from handclasp.serving.tls import TlsMaterialError
 from handclasp.transport.file_descriptors import fitting
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.loop_lag import LoopLag
+from handclasp.transport.metrics import Metrics
 from handclasp.transport.process import StartError, listen, write_ready_file
+from handclasp.transport.process_metrics import process_source
 from handclasp.transport.server import add_health_and_reflection, make_server, set_serving
 from handclasp.transport.worker import Worker
 
@@ -69,17 +74,23 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
             return "a lease of the certificate service"
         return None if budgets is None else budgets.exhausted()
 
+    calls, lag = CallFigures(), LoopLag()
+    metrics = Metrics(process_source(calls, lag))
     async with AsyncExitStack() as stack:
         # Before anything is waited for: whoever watches this process is to see that it lives, and what it lacks.
-        http = await stack.enter_async_context(health_server(missing, settings))
+        http = await stack.enter_async_context(health_server(missing, metrics.exposition, settings))
+        stack.callback(stop.on_failure(asyncio.create_task(lag.run(), name="event loop lag")).cancel)
         relying_party = await _relying_party(settings, stop, stack)
         if relying_party is None:
             return
         party = relying_party
+        metrics.add(relying_party_source(party))
         refusals = set_up_refusal_log(settings.refusals)
         stack.callback(refusals.close)
         stack.enter_context(refusals.observed_by(party.reports.call))
-        interceptor = CallInterceptor(_admitting(relying_party), limits=settings.limits.of_calls(reserved=False))
+        interceptor = CallInterceptor(
+            _admitting(relying_party), limits=settings.limits.of_calls(reserved=False), observer=calls
+        )
         budgets = interceptor.budgets
         server = make_server(interceptor, fitting(settings.limits, listeners=1), shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)

@@ -8,12 +8,14 @@ from pathlib import Path
 import structlog
 
 from handclasp.integration_execution.main import serve
+from handclasp.integration_execution.metrics import EXECUTION_METRICS
 from handclasp.integration_execution.settings import ExecutionSettings
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests
 from handclasp.transport.process import run_process, write_ready_file
 from handclasp.transport.shared_ports import reserved_port
 from handclasp.transport.worker import log_file_of
+from handclasp.transport.worker_metrics import WorkerMetrics
 from handclasp.transport.workers import Workers
 
 _MODULE = "handclasp.integration_execution.worker"
@@ -53,7 +55,8 @@ async def _run(settings: ExecutionSettings, stop: StopRequests, stack: AsyncExit
         return settings.model_copy(update=own)
 
     workers = Workers(_MODULE, of_worker, count=settings.workers, stop=stop, grace=settings.grace)
-    http = await stack.enter_async_context(health_server(workers.missing, settings))
+    metrics = WorkerMetrics(workers, EXECUTION_METRICS)
+    http = await stack.enter_async_context(health_server(workers.missing, metrics.exposition, settings))
     await stack.enter_async_context(workers)
     if not await workers.wait_until_ready():
         return

@@ -1,4 +1,4 @@
-"""Health over plain HTTP, for probes that know neither gRPC nor TLS: `/livez` and `/readyz`."""
+"""Health and metrics over plain HTTP, for probes that know neither gRPC nor TLS: `/livez`, `/readyz`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from handclasp.transport.metrics import Exposition, metrics_route
 from handclasp.transport.process import port_taken
 
 Readiness = Callable[[], Awaitable[str | None]]
@@ -134,7 +135,7 @@ def health_routes(readiness: Readiness) -> list[Route]:
     return [Route("/livez", livez), Route("/readyz", readyz)]
 
 
-def health_server(readiness: Readiness, settings: HealthSettings) -> HttpServer:
-    """`health_routes` where the settings say."""
-    routes = health_routes(readiness)
+def health_server(readiness: Readiness, exposition: Exposition, settings: HealthSettings) -> HttpServer:
+    """`health_routes` and `/metrics`, where the settings say."""
+    routes = [*health_routes(readiness), metrics_route(exposition)]
     return HttpServer(routes, host=settings.health_host, port=settings.health_port, setting="health_port")

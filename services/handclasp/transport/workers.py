@@ -12,9 +12,10 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import structlog
 
@@ -33,8 +34,17 @@ _STOP_MARGIN = 5.0
 _LOOK = 0.05
 _PROBE_SECONDS = 2.0
 _LOOPBACK = "127.0.0.1"
+_OK = 200
 
 _LOG = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerText:
+    """What a worker's process answered."""
+
+    process_id: int
+    text: str
 
 
 class Workers:
@@ -77,6 +87,11 @@ class Workers:
         self._stack = AsyncExitStack()
 
     @property
+    def count(self) -> int:
+        """How many there are to be."""
+        return self._count
+
+    @property
     def process_ids(self) -> Sequence[int]:
         """Of those that run, by number."""
         return [self._processes[number].pid for number in sorted(self._processes)]
@@ -115,6 +130,11 @@ class Workers:
         """None if all workers can do their work; else what is missing, of the first that says so."""
         faults = await asyncio.gather(*(self._fault(number) for number in self._numbers()))
         return next((f"worker {number}: {fault}" for number, fault in enumerate(faults, 1) if fault), None)
+
+    async def ask_metrics(self) -> dict[int, WorkerText]:
+        """What `/metrics` of each worker says, by number; without those that do not answer within a moment."""
+        texts = await asyncio.gather(*(self._metrics(number) for number in self._numbers()))
+        return {number: text for number, text in enumerate(texts, 1) if text is not None}
 
     async def _keep(self, number: int) -> None:
         delay = FIRST_DELAY
@@ -192,11 +212,28 @@ class Workers:
 
     async def _fault(self, number: int) -> str | None:
         try:
-            port = json.loads(self._ready_file(number).read_text(encoding="utf-8"))["health_port"]
-            async with asyncio.timeout(_PROBE_SECONDS):
-                return await _ask_readiness(port)
+            status, body, _ = await self._ask(number, "/readyz")
+            return None if status == _OK else str(json.loads(body)["missing"])
         except (OSError, ValueError, TimeoutError):
             return "it is still starting, or does not answer"
+
+    async def _metrics(self, number: int) -> WorkerText | None:
+        with suppress(OSError, ValueError, TimeoutError):
+            status, body, process_id = await self._ask(number, "/metrics")
+            if status == _OK:
+                return WorkerText(process_id, body.decode())
+        return None
+
+    async def _ask(self, number: int, path: str) -> tuple[int, bytes, int]:
+        """Status and body of a worker's answer over HTTP, and its process id.
+
+        Raises:
+            OSError, ValueError, TimeoutError: it does not answer.
+        """
+        ready = json.loads(self._ready_file(number).read_text(encoding="utf-8"))
+        async with asyncio.timeout(_PROBE_SECONDS):
+            status, body = await _get(ready["health_port"], path)
+        return status, body, ready["process_id"]
 
     def _ready_file(self, number: int) -> Path:
         if self._folder is None:
@@ -207,17 +244,15 @@ class Workers:
         return range(1, self._count + 1)
 
 
-async def _ask_readiness(port: int) -> str | None:
+async def _get(port: int, path: str) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection(_LOOPBACK, port)
     try:
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     finally:
         writer.close()
-    if head.startswith(b"HTTP/1.1 200 "):
-        return None
-    answer: dict[str, Any] = json.loads(body)
-    return str(answer["missing"])
+    _, status, *_ = head.split(b" ", 2)
+    return int(status), body
 
 
 async def _unless_gone(writing: Awaitable[None]) -> None:
