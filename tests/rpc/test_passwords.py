@@ -349,6 +349,41 @@ class TestGuessing:
         with installation.clock.ahead(timedelta(seconds=2)):
             assert await ask(PASSWORD, "192.0.2.7") == "ALLOWED"
 
+    async def test_addresses_that_a_relying_party_invents_gain_nothing(self, installation: Installation) -> None:
+        """Nor do they lock out the user: neither at this service's own doors nor at another relying party."""
+        boss = await installation.new_user("administrator", password=PASSWORD)
+        identity = await installation.issue(boss)
+        narrow = await installation.new_user(grants={"AUTHORIZE_PEERS": "integrations/nothing"})
+
+        async def ask(client: HandclaspClient, password: str, address: str) -> str:
+            asked = question(identity, "integrations/nothing", credentials=(boss, password), address=address)
+            return reason_of(await client.certificates.CheckPermission(asked))
+
+        async with installation.client(await installation.issue(narrow)) as client:
+            guesses = [await ask(client, f"wrong {number}", f"10.{number}.0.1") for number in range(60)]
+            most = installation.settings.throttle.guesses_through_relying_party
+            assert Counter(guesses) == {"CREDENTIALS_INVALID": most, "CREDENTIALS_THROTTLED": 60 - most}
+            assert await ask(client, PASSWORD, "10.99.0.1") == "CREDENTIALS_THROTTLED"
+            for number in range(6):
+                await ask(client, f"more {number}", "127.0.0.1")
+            assert await log_in(installation, boss, PASSWORD) == "OK"
+            assert await ask(installation.relying_party, PASSWORD, "127.0.0.1") == "ALLOWED"
+            with installation.clock.ahead(timedelta(minutes=2)):
+                assert await ask(client, PASSWORD, "10.99.0.1") == "ALLOWED"
+
+    @pytest.mark.parametrize("by", [timedelta(hours=2), timedelta(hours=-2)])
+    async def test_setting_the_clock_neither_shortens_nor_prolongs_a_wait(
+        self, installation: Installation, by: timedelta
+    ) -> None:
+        user = await installation.new_user(password=PASSWORD)
+        for number in range(FREE_ATTEMPTS):
+            await log_in(installation, user, f"wrong {number}")
+        with installation.clock.set_by(by):
+            wait = await self._wait(installation, user)
+            assert timedelta() < wait <= timedelta(seconds=1)
+        with installation.clock.ahead(wait), installation.clock.set_by(-by):
+            assert await log_in(installation, user, PASSWORD) == "OK"
+
     @pytest.mark.parametrize("address", ["\x00", "192.0.2.7\n", "x" * 65])
     async def test_the_peers_address_must_be_one(self, installation: Installation, address: str) -> None:
         identity = await installation.issue(await installation.new_user())

@@ -32,6 +32,7 @@ from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.client.client import HandclaspClient
 from handclasp.client.credentials import BasicCredentials, TlsMaterial
 from handclasp.client.csr import make_key_and_request
+from handclasp.serving.clock import lease_clock
 from handclasp.transport.lifecycle import StopRequests
 from tests.support.leaks import Secrets
 
@@ -45,9 +46,14 @@ class SettableClock:
 
     def __init__(self) -> None:
         self._offset = timedelta()
+        self._set_by = timedelta()
 
     def __call__(self) -> datetime:
-        return datetime.now(UTC) + self._offset
+        return datetime.now(UTC) + self._offset + self._set_by
+
+    def steady(self) -> float:
+        """Seconds on the clock that nobody sets."""
+        return lease_clock() + self._offset.total_seconds()
 
     @contextmanager
     def ahead(self, by: timedelta) -> Iterator[None]:
@@ -57,6 +63,15 @@ class SettableClock:
             yield
         finally:
             self._offset -= by
+
+    @contextmanager
+    def set_by(self, by: timedelta) -> Iterator[None]:
+        """Within, somebody has set the time of day by so much, and no more time has passed."""
+        self._set_by += by
+        try:
+            yield
+        finally:
+            self._set_by -= by
 
 
 @dataclass(frozen=True)
@@ -233,7 +248,7 @@ async def _serving(configured: CertificateServiceSettings, secrets: Secrets) -> 
     if prepared.administrator is not None:
         secrets.add_password(prepared.administrator.password, "admin")
     stop = StopRequests()
-    serving = asyncio.create_task(serve(configured, stop, clock))
+    serving = asyncio.create_task(serve(configured, stop, clock, steady=clock.steady))
     try:
         while not ready_file.exists():
             await asyncio.sleep(0.01)

@@ -38,6 +38,7 @@ from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
 from handclasp.serving.call_figures import CallFigures
+from handclasp.serving.clock import lease_clock
 from handclasp.serving.handshake_watch import current_handshake_watch
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.refusal_log import set_up_refusal_log
@@ -82,12 +83,15 @@ async def serve(
     clock: Clock = utc_now,
     ready: Callable[[Ports], None] | None = None,
     worker: Worker | None = None,
+    *,
+    steady: Callable[[], float] = lease_clock,
 ) -> None:
     """Runs the service until it is asked to stop; by SIGINT or SIGTERM if `stop` is not given.
 
     Args:
         ready: called once the service serves.
         worker: if this process is one of several.
+        steady: seconds on a clock that nobody sets, for how long those who guess have to wait.
 
     Raises:
         StartError: it cannot start.
@@ -95,7 +99,7 @@ async def serve(
     if stop is None:
         stop = StopRequests()
         with stop.on_signals():
-            await serve(settings, stop, clock, ready, worker)
+            await serve(settings, stop, clock, ready, worker, steady=steady)
         return
     with start_errors(), data_folder(settings.data_dir, inherited=None if worker is None else worker.lock):
         if settings.ready_file is not None:
@@ -103,7 +107,7 @@ async def serve(
         if worker is None:
             # Before a CA is made. The ports of workers are kept for them by their parent.
             check_ports(settings.wanted_ports)
-        async with open_service(settings, clock) as service:
+        async with open_service(settings, clock, steady) as service:
             await _serve(service, stop, ready, shared_ports=worker is not None)
 
 

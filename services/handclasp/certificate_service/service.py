@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,9 @@ from handclasp.certificate_service.certificate_authority import Installation, op
 from handclasp.certificate_service.data_folder import KEYS, sqlite_file
 from handclasp.certificate_service.listeners import ListenerCredentials
 from handclasp.certificate_service.passwords.checking import PasswordChecker
+from handclasp.certificate_service.passwords.guesses import Guesses
 from handclasp.certificate_service.passwords.hashing import Argon2
+from handclasp.certificate_service.passwords.queue import PasswordQueue, QueueLimits
 from handclasp.certificate_service.passwords.throttle import PasswordThrottle
 from handclasp.certificate_service.settings import CertificateServiceSettings
 from handclasp.certificate_service.storage.database import Database, open_database
@@ -79,10 +81,15 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: CertificateServiceSettings, clock: Clock) -> AsyncIterator[Service]:
+async def open_service(
+    settings: CertificateServiceSettings, clock: Clock, steady: Callable[[], float] = lease_clock
+) -> AsyncIterator[Service]:
     """Opens the database, brings it up to date, reads or makes the CA, and wires the use cases.
 
     The data folder must be held by this process already.
+
+    Args:
+        steady: seconds on a clock that nobody sets, for how long those who guess have to wait.
 
     Raises:
         DataFolderError: another process serves the SQLite database.
@@ -137,10 +144,18 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
 
         passwords = PasswordChecker(
             argon2,
-            PasswordThrottle(settings.throttle),
+            Guesses(settings.throttle),
+            PasswordQueue(
+                QueueLimits(
+                    at_once=settings.password_checks,
+                    waiting=settings.password_checks_waiting_in_all,
+                    waiting_per_address=settings.password_checks_waiting,
+                ),
+                steady,
+            ),
             find_hash,
-            clock,
-            waiting_per_address=settings.password_checks_waiting,
+            clock=clock,
+            steady=steady,
         )
         authenticator = Authenticator(facts, passwords, denials, clock)
         access = Access(denials, protect_administrators=settings.protect_administrators)
@@ -153,7 +168,7 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
             clock=clock,
         )
         rights = IssuingRights(access, own_names=settings.server_names, clock=clock)
-        enrollment = RecognizedTokens(database, PasswordThrottle(settings.throttle), denials, clock)
+        enrollment = RecognizedTokens(database, PasswordThrottle(settings.throttle), denials, clock, steady)
 
         anchors = TrustAnchors(database, barrier, access, tokens, clock)
         listeners = ListenerCredentials(
@@ -177,7 +192,6 @@ async def open_service(settings: CertificateServiceSettings, clock: Clock) -> As
                 barrier,
                 access,
                 tokens,
-                argon2=argon2,
                 passwords=passwords,
                 minimum_password_length=settings.minimum_password_length,
                 clock=clock,

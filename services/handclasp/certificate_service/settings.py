@@ -116,7 +116,11 @@ class CertificateServiceSettings(SectionSettings):
         2, description="How many passwords are hashed at once; each takes 19 MiB."
     )
     password_checks_waiting: Annotated[int, Field(ge=1)] = Field(
-        16, description="How many password checks may wait at once for one address."
+        16, description="How many password checks may wait at once for one address; for a relying party, 8 times that."
+    )
+    password_checks_waiting_in_all: Annotated[int, Field(ge=1)] = Field(
+        1000,
+        description="How many may wait at once in all. Of more, those of whoever sent wrong ones are refused.",
     )
     remembered_peers: Annotated[int, Field(ge=0)] = Field(
         10_000,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from handclasp.certificate_service.passwords.checking import Checked, PasswordChecker
+from handclasp.certificate_service.passwords.checking import Checked
 from handclasp.certificate_service.passwords.hashing import Argon2
-from handclasp.certificate_service.passwords.throttle import PasswordThrottle, ThrottleLimits
+from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.errors import Reason, Unavailable
+from tests.support.passwords import make_checker
 
 OLD = "correct horse battery staple"
 NEW = "another horse battery staple"
@@ -44,19 +44,13 @@ async def argon2() -> AsyncIterator[HeldUp]:
     held_up.close()
 
 
-def checker(argon2: Argon2, find_hash: Callable[[str], Awaitable[str | None]]) -> PasswordChecker:
-    return PasswordChecker(
-        argon2, PasswordThrottle(LIMITS), find_hash, lambda: datetime.now(UTC), waiting_per_address=16
-    )
-
-
 async def test_whoever_asks_after_a_change_does_not_get_the_answer_of_before(argon2: HeldUp) -> None:
     stored = await argon2.hash(OLD)
 
     async def find_hash(_user_id: str) -> str:
         return stored
 
-    passwords = checker(argon2, find_hash)
+    passwords = make_checker(argon2, find_hash)
     before = [asyncio.create_task(passwords.check("alice", OLD, ADDRESS)) for _ in range(2)]
     await argon2.begun.wait()
     stored = await argon2.hash(NEW)
@@ -80,7 +74,7 @@ async def test_the_right_one_behind_many_guesses_is_one_of_them(argon2: HeldUp) 
             await asyncio.sleep(0)
         return stored
 
-    passwords = checker(argon2, find_hash)
+    passwords = make_checker(argon2, find_hash)
     guesses = [f"guess {number}" for number in range(LIMITS.free_attempts)]
     checks = [asyncio.create_task(passwords.check("alice", guess, ADDRESS)) for guess in [*guesses, OLD]]
     await argon2.begun.wait()
@@ -100,7 +94,7 @@ async def test_what_could_not_be_looked_at_is_no_guess(argon2: HeldUp) -> None:
             raise Unavailable(Reason.STORAGE_UNAVAILABLE, "the database does not answer")
         return stored
 
-    passwords = checker(argon2, find_hash)
+    passwords = make_checker(argon2, find_hash)
     argon2.go.set()
     for _ in range(2 * LIMITS.free_attempts):
         with pytest.raises(Unavailable):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 
 import pytest
 
 from handclasp.certificate_service.passwords.checking import PasswordChecker
 from handclasp.certificate_service.passwords.hashing import Argon2
-from handclasp.certificate_service.passwords.throttle import PasswordThrottle, ThrottleLimits
+from handclasp.certificate_service.passwords.queue import QueueLimits
+from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.errors import ResourceExhausted
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.support.passwords import make_checker
 
 
 async def _no_hash(user_id: str) -> str | None:
@@ -24,7 +23,7 @@ async def _no_hash(user_id: str) -> str | None:
 def checker() -> PasswordChecker:
     """Lets one wrong password pass, and one at a time."""
     limits = ThrottleLimits(free_attempts=1)
-    return PasswordChecker(Argon2(), PasswordThrottle(limits), _no_hash, lambda: NOW, waiting_per_address=1)
+    return make_checker(Argon2(), _no_hash, limits, QueueLimits(waiting_per_address=1))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from handclasp.certificate_service.storage.database import Database
 from handclasp.certificate_service.use_cases.denial_log import DenialLimits, DenialLog
 from handclasp.certificate_service.use_cases.recognized_tokens import RecognizedTokens, Sender
 from handclasp.errors import ResourceExhausted, Unauthenticated
+from handclasp.serving.clock import lease_clock
 from tests.unit.x509.refusals import NOW
 
 SENDER = Sender("192.0.2.1", "/a/method")
@@ -20,7 +21,7 @@ FREE = ThrottleLimits().free_attempts
 
 def recognized(database: Database) -> RecognizedTokens:
     denials = DenialLog(database, DenialLimits(), lambda: NOW)
-    return RecognizedTokens(database, PasswordThrottle(ThrottleLimits()), denials, lambda: NOW)
+    return RecognizedTokens(database, PasswordThrottle(ThrottleLimits()), denials, lambda: NOW, lease_clock)
 
 
 async def test_wrong_ones_are_counted(database: Database) -> None:

@@ -148,7 +148,7 @@ def judge_credentials(outcome: CredentialsOutcome | None, user_id: str) -> Verdi
     rules = {
         DecisionReason.CREDENTIALS_INVALID: f"the password sent along is not that of {user_name(user_id)}",
         DecisionReason.CREDENTIALS_MISMATCH: f"the credentials sent along name another user than {user_name(user_id)}",
-        DecisionReason.CREDENTIALS_THROTTLED: "too many wrong passwords for this user from this address",
+        DecisionReason.CREDENTIALS_THROTTLED: "too many wrong passwords for this user, from there or in all",
     }
     return Verdict(outcome.reason, rules[outcome.reason], retry_time=outcome.retry_time)
 

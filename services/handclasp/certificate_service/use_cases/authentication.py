@@ -57,15 +57,20 @@ class Authenticator:
         )
 
     async def credentials_outcome(
-        self, credentials: Credentials | None, user_id: str, address: str
+        self, credentials: Credentials | None, user_id: str, address: str, *, relying_party: str = ""
     ) -> CredentialsOutcome | None:
         """What becomes of credentials sent along with a certificate of that user; None if they are right, or none were
-        sent."""
+        sent.
+
+        Args:
+            relying_party: the id of the user whose relying party asks, and says the address; empty if they were sent to
+                this service itself.
+        """
         if credentials is None:
             return None
         if credentials.username != user_id:
             return CredentialsOutcome(DecisionReason.CREDENTIALS_MISMATCH)
-        return _outcome_of(await self._check_password(credentials, address))
+        return _outcome_of(await self._check_password(credentials, address, relying_party))
 
     async def _by_certificate(
         self, fingerprint: str, credentials: Credentials | None, address: str, method: str
@@ -103,8 +108,9 @@ class Authenticator:
             raise self._refusal(against or _wrong_password(name), subject)
         return Caller(user, address=address, password_hash=checked.password_hash)
 
-    async def _check_password(self, credentials: Credentials, address: str) -> Checked:
-        return await self._passwords.check(credentials.username[:_LONGEST_NAME], credentials.password, address)
+    async def _check_password(self, credentials: Credentials, address: str, relying_party: str = "") -> Checked:
+        name = credentials.username[:_LONGEST_NAME]
+        return await self._passwords.check(name, credentials.password, address, relying_party=relying_party)
 
     def _refusal(self, verdict: Verdict, subject: Subject) -> HandclaspError:
         """Records the denial. The peer is told little: not whether a user exists, nor what became of a certificate."""
@@ -113,7 +119,8 @@ class Authenticator:
             case DecisionReason.CREDENTIALS_THROTTLED if verdict.retry_time is not None:
                 return ResourceExhausted(
                     Reason.CREDENTIALS_THROTTLED,
-                    "too many wrong passwords for this user from this address; wait before the next attempt",
+                    "too many wrong passwords for this user, from this address or from all together; wait before the"
+                    " next attempt, or use a certificate",
                     metadata=metadata,
                     retry_after=verdict.retry_time - self._clock(),
                 )

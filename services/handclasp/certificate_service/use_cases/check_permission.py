@@ -106,9 +106,11 @@ class CheckPermission:
         revision, facts = await self._known(question.fingerprint, question.min_revision)
         outcome = None
         if facts is not None and judge_certificate(facts, self._clock()) is None and question.credentials is not None:
-            # Throttled by the peer's address; a relying party that does not say it shares one among all its peers.
-            address = question.peer_address or f"by {caller.user_id}"
-            outcome = await self._authenticator.credentials_outcome(question.credentials, facts.user.id, address)
+            # The relying party says the address, so what it passes on is counted apart for each relying party. One that
+            # does not say it shares one among all its peers.
+            outcome = await self._authenticator.credentials_outcome(
+                question.credentials, facts.user.id, question.peer_address, relying_party=caller.user_id
+            )
             # Checking a password takes a while, in which the certificate may have been revoked.
             facts = await self._facts.peer(question.fingerprint)
         now = self._clock()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from weakref import WeakValueDictionary
 
 from handclasp.certificate_service.domain.decisions import (
@@ -57,13 +58,22 @@ class RecognizedTokens:
 
     Args:
         throttle: for tokens only.
+        steady: seconds on a clock that nobody sets, for how long anybody has to wait.
     """
 
-    def __init__(self, database: Database, throttle: PasswordThrottle, denials: DenialLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        throttle: PasswordThrottle,
+        denials: DenialLog,
+        clock: Clock,
+        steady: Callable[[], float],
+    ) -> None:
         self._database = database
         self._throttle = throttle
         self._denials = denials
         self._clock = clock
+        self._steady = steady
         # Each is there for as long as somebody waits for it.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -78,16 +88,16 @@ class RecognizedTokens:
         # One at a time: the throttle counts what is being looked at as wrong, and machines behind one router may well
         # enroll at the same moment.
         async with self._turns.setdefault(source, asyncio.Lock()):
-            retry_time = self._throttle.begin(_NOBODY, source, self._clock())
-            if retry_time is not None:
-                raise self._throttled(sender, retry_time)
+            not_before = self._throttle.begin(_NOBODY, source, self._steady())
+            if not_before is not None:
+                raise self._throttled(sender, timedelta(seconds=max(0.0, not_before - self._steady())))
             right: bool | None = None
             try:
                 found = await self._look_up(token)
                 right = found is not None
             finally:
                 # If the database could not say, nobody has guessed wrong.
-                self._throttle.end(_NOBODY, source, self._clock(), right=right)
+                self._throttle.end(_NOBODY, source, self._steady(), right=right)
         if found is None:
             raise self._unknown(sender)
         if found.purpose is not purpose:
@@ -177,13 +187,13 @@ class RecognizedTokens:
         rule = "no enrollment token is that one; one that was voided is not known any more"
         return _invalid(self._record(DecisionReason.ENROLLMENT_TOKEN_INVALID, rule, sender))
 
-    def _throttled(self, sender: Sender, retry_time: datetime) -> ResourceExhausted:
+    def _throttled(self, sender: Sender, wait: timedelta) -> ResourceExhausted:
         rule = "too many wrong enrollment tokens from this address"
         return ResourceExhausted(
             Reason.CREDENTIALS_THROTTLED,
             f"{rule}; wait before the next attempt",
             metadata={"decision": self._record(DecisionReason.CREDENTIALS_THROTTLED, rule, sender)},
-            retry_after=retry_time - self._clock(),
+            retry_after=wait,
         )
 
     def _record(self, reason: DecisionReason, rule: str, sender: Sender, user_id: str = "") -> str:

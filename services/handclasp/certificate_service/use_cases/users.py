@@ -27,7 +27,6 @@ from handclasp.certificate_service.domain.users import (
 )
 from handclasp.certificate_service.domain.visibility import visible_by
 from handclasp.certificate_service.passwords.checking import PasswordChecker
-from handclasp.certificate_service.passwords.hashing import Argon2
 from handclasp.certificate_service.storage.access_profiles import find_profiles
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
 from handclasp.certificate_service.storage.enrollment_tokens import void_tokens_by_password
@@ -66,7 +65,6 @@ class Users:
         access: Access,
         tokens: PageTokens,
         *,
-        argon2: Argon2,
         passwords: PasswordChecker,
         minimum_password_length: int,
         clock: Clock,
@@ -75,7 +73,6 @@ class Users:
         self._barrier = barrier
         self._access = access
         self._tokens = tokens
-        self._argon2 = argon2
         self._passwords = passwords
         self._minimum_password_length = minimum_password_length
         self._clock = clock
@@ -97,7 +94,7 @@ class Users:
         password_hash = None
         if password:
             composed = check_new_password(password, "password", minimum=self._minimum_password_length)
-            password_hash = await self._argon2.hash(composed)
+            password_hash = await self._passwords.hash(composed, caller.address)
         now = self._clock()
         user = User(
             id=user_id,
@@ -253,7 +250,7 @@ class Users:
         before = await self._database.query(lambda snapshot: find_password_hash(snapshot, user_id))
         if own and before is not None:
             await self._check_old_password(caller, old)
-        password_hash = await self._argon2.hash(composed)
+        password_hash = await self._passwords.hash(composed, caller.address)
 
         async def work(transaction: Transaction) -> User:
             acting = await readmitted(transaction, caller, self._clock())
@@ -285,7 +282,8 @@ class Users:
         if checked.retry_time is not None:
             raise ResourceExhausted(
                 Reason.CREDENTIALS_THROTTLED,
-                "too many wrong passwords for this user from this address; wait before the next attempt",
+                "too many wrong passwords for this user, from this address or from all together; wait before the next"
+                " attempt",
                 retry_after=checked.retry_time - self._clock(),
             )
         if not checked.right:
