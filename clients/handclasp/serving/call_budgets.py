@@ -98,7 +98,7 @@ class CallLimits:
     observing: int = 100
     observing_per_peer: int = 10
     arriving: int = 4000
-    reading_per_connection: int = 8
+    reading_per_connection: int = 16
     leaving: int = 4000
     request_timeout: float = 5.0
     answer_timeout: float = 30.0
@@ -151,6 +151,7 @@ class CallBudgets:
         self._refused = refused
         self._clock = clock
         self._admitting: OrderedDict[OpenCall, None] = OrderedDict()
+        self._queued: OrderedDict[OpenCall, None] = OrderedDict()
         self._reading: OrderedDict[OpenCall, None] = OrderedDict()
         self._leaving: OrderedDict[asyncio.Task[Any], float] = OrderedDict()
         self._running_by_peer: dict[str, int] = {}
@@ -171,7 +172,7 @@ class CallBudgets:
     @property
     def arriving(self) -> int:
         """How many calls have arrived and do not run yet."""
-        return len(self._admitting) + len(self._reading)
+        return len(self._admitting) + len(self._queued) + len(self._reading)
 
     @property
     def reading(self) -> int:
@@ -192,7 +193,7 @@ class CallBudgets:
         """The headers of a call have arrived."""
         opened = OpenCall(call)
         self._admitting[opened] = None
-        if len(self._admitting) + len(self._reading) > self.limits.arriving:
+        if self.arriving > self.limits.arriving:
             self._end_oldest_arrival()
         if not self._sweeping:
             self._sweep_later()
@@ -201,11 +202,14 @@ class CallBudgets:
     async def read(self, opened: OpenCall, context: Context) -> bytes | None:
         """The request, as soon as it is there; None if there is none: the client has sent none, or has gone."""
         self._admitting.pop(opened, None)
-        opened.since = self._clock()
-        self._reading[opened] = None
         call, connection = opened.call, opened.call.peer.connection
         if not self._turns.take_at_once(call, connection):
+            opened.since = self._clock()
+            self._queued[opened] = None
             await self._turns.take(call, connection)
+            self._queued.pop(opened, None)
+        opened.since = self._clock()
+        self._reading[opened] = None
         try:
             request: Any = await context.read()
         finally:
@@ -222,7 +226,7 @@ class CallBudgets:
             ResourceExhausted: TOO_MANY_CALLS.
         """
         self._reading.pop(opened, None)
-        self._admitting.pop(opened, None)
+        self._admitting.pop(opened, None)  # a stream of requests, whose first is not waited for
         opened.peer = peer = peer_key(opened.call.peer, self.limits.proxies)
         if kind is CallKind.OBSERVING:
             self._require_observing(peer)
@@ -252,6 +256,7 @@ class CallBudgets:
             if len(self._leaving) > self.limits.leaving:
                 self._cut_off()
         self._reading.pop(opened, None)
+        self._queued.pop(opened, None)
         self._admitting.pop(opened, None)
         kind, peer = opened.kind, opened.peer
         if kind is None:
@@ -309,7 +314,7 @@ class CallBudgets:
         self._end(call, self._too_many(Budget.ARRIVING, "too many calls wait here to send their request"))
 
     def _end_oldest_arrival(self) -> None:
-        waiting = self._reading or self._admitting
+        waiting = self._reading or self._queued or self._admitting
         oldest, _ = waiting.popitem(last=False)
         self._evict(oldest.call)
 
@@ -336,23 +341,28 @@ class CallBudgets:
 
     def _sweep(self) -> None:
         """Ends calls whose request does not come, or whose answer is not taken. Runs on while there are any."""
-        before = self._clock() - self.limits.request_timeout
-        for _ in range(_ENDED_AT_ONCE):
-            oldest = next(iter(self._reading), None)
-            if oldest is None or oldest.since > before:
-                break
-            del self._reading[oldest]
-            self.refusals[Budget.REQUEST_TIMEOUT] += 1
-            self._end(oldest.call, self._not_received())
+        now, timeout = self._clock(), self.limits.request_timeout
+        self._end_late(self._reading, now - timeout)
+        # Those before it in the line may have had all of their time, and it is to have its own.
+        self._end_late(self._queued, now - 2 * timeout)
         self._turns.make_room()
-        before = self._clock() - self.limits.answer_timeout
+        before = now - self.limits.answer_timeout
         for _ in range(_ENDED_AT_ONCE):
             if not self._leaving or next(iter(self._leaving.values())) > before:
                 break
             self._cut_off()
         self._sweeping = False
-        if self._reading or self._admitting or self._leaving:
+        if self.arriving or self._leaving:
             self._sweep_later()
+
+    def _end_late(self, waiting: OrderedDict[OpenCall, None], before: float) -> None:
+        for _ in range(_ENDED_AT_ONCE):
+            oldest = next(iter(waiting), None)
+            if oldest is None or oldest.since > before:
+                return
+            del waiting[oldest]
+            self.refusals[Budget.REQUEST_TIMEOUT] += 1
+            self._end(oldest.call, self._not_received())
 
     def _not_received(self) -> DeadlineExceeded:
         return DeadlineExceeded(

@@ -45,7 +45,7 @@ class ServerLimits:
         leaving_rpcs: how many calls may have an answer that the client has not taken in; beyond it, the oldest is given
             up.
         reads_per_connection: of how many calls of one connection the request is taken in at once; others take turns.
-        request_timeout: how long a unary request may take to arrive.
+        request_timeout: how long a unary request may take to arrive, once it is its turn.
         answer_timeout: how long a client may take to take in the answer of a call; it is given up then.
         refusals_per_second: how many refusals one certificate or address is told; further ones are held back.
         refusal_delay: for how long a refusal is held back at most.
@@ -71,7 +71,7 @@ class ServerLimits:
     observing_rpcs: _Number = 100
     observing_rpcs_per_peer: _Number = 10
     arriving_rpcs: _Number = 4000
-    reads_per_connection: _Number = 8
+    reads_per_connection: _Number = 16
     leaving_rpcs: _Number = 4000
     request_timeout: _Period = 5.0
     answer_timeout: _Period = 30.0
