@@ -26,6 +26,7 @@ from handclasp.errors import Reason
 from handclasp.errors.status import CODES
 from handclasp.integration_execution.registry import Registry, find_integrations
 from handclasp.integration_execution.runner import IntegrationRunner
+from handclasp.serving.refused_handshakes import HandshakeReason
 from tests.support.markdown import (
     ROOT,
     anchors,
@@ -74,6 +75,11 @@ def test_files_that_are_named_are_there(document: Path) -> None:
             continue
         places = (ROOT, (ROOT / document).parent, certificate_service, ROOT / "services/handclasp")
         assert any((place / code).exists() for place in places), code
+
+
+def test_each_reason_of_a_refused_handshake_is_documented() -> None:
+    table = rows(section(read("docs/troubleshooting.md"), "Handshakes, by reason"))
+    assert [code_in(cells[0]) for cells in table] == [reason.value for reason in HandshakeReason]
 
 
 def fault_of(words: list[str]) -> str:
