@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -450,3 +451,22 @@ async def test_a_bug_in_reading_a_watch_ends_it_and_can_be_found_in_the_log(
     [entry] = [entry for entry in logs if entry["event"] == "unforeseen_error"]
     assert entry["incident"] in details
     assert "not for the wire" not in details
+
+
+async def test_one_users_processes_leave_room_for_others(tmp_path: Path, database_url: str) -> None:
+    """Another relying party can begin to watch, and go on, whatever one user's processes hold."""
+    async with (
+        running_installation(tmp_path, database_url, maximum_watchers_per_user=3, maximum_watchers=6) as installation,
+        AsyncExitStack() as stack,
+    ):
+        greedy = await installation.issue(
+            await installation.new_user(grants={"AUTHORIZE_PEERS": "integrations/nothing"})
+        )
+        another = await installation.issue(await installation.new_user("relying-party"))
+        for _ in range(3):
+            await stack.enter_async_context(watching_from_now(installation, greedy))
+        for _ in range(5):
+            refused = await stack.enter_async_context(watching(installation, greedy))
+            assert await refused.end() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for _ in range(3):
+            await stack.enter_async_context(watching_from_now(installation, another))

@@ -117,6 +117,7 @@ async def open_service(
             url=settings.url(),
             lease=settings.lease,
             maximum_watchers=settings.maximum_watchers,
+            maximum_watchers_per_user=settings.maximum_watchers_per_user,
             notifications=settings.database_notifications,
             secret=installation.page_token_key,
             reload_anchors=reload_anchors,

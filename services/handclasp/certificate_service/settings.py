@@ -146,6 +146,10 @@ class CertificateServiceSettings(SectionSettings):
         description="How many processes of relying parties may watch at once, beside the calls that"
         " limits.maximum_concurrent_rpcs allows.",
     )
+    maximum_watchers_per_user: Annotated[int, Field(ge=1)] = Field(
+        100,
+        description="How many of those may be of one user: so that one relying party leaves room for others.",
+    )
     request_retention: timedelta = Field(
         timedelta(days=7), ge=timedelta(0), le=CENTURY, description="How long a request_id is remembered."
     )

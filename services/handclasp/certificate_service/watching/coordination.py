@@ -49,6 +49,7 @@ async def coordinate(
     url: str,
     lease: float,
     maximum_watchers: int,
+    maximum_watchers_per_user: int,
     notifications: bool,
     secret: bytes,
     reload_anchors: Callable[[], Awaitable[None]],
@@ -70,7 +71,7 @@ async def coordinate(
     feed = ChangeFeed(database)
     database.tell(feed)
     await feed.open()
-    leases = Leases(clock, maximum=maximum_watchers)
+    leases = Leases(clock, maximum=maximum_watchers, maximum_per_user=maximum_watchers_per_user)
     anchors = AnchorsFollower(feed, reload_anchors, patience=lease)
     replica = ReplicaLease(database, feed, leases, clock, seconds=lease, alone=not database.shared, also=[anchors])
     others = OtherReplicas(database, replica, clock, seals)

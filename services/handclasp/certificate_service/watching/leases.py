@@ -7,6 +7,7 @@ import heapq
 import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeAlias
 
 import structlog
@@ -72,13 +73,14 @@ class Leases:
     Args:
         clock: of leases.
         maximum: how many processes may hold leases at once, and how many streams may be open.
+        maximum_per_user: the same of one user's processes, so that nobody keeps others from watching; None for as many.
     """
 
-    def __init__(self, clock: LeaseClock, *, maximum: int) -> None:
+    def __init__(self, clock: LeaseClock, *, maximum: int, maximum_per_user: int | None = None) -> None:
         self._clock = clock
         self._maximum = maximum
+        self._maximum_per_user = maximum if maximum_per_user is None else maximum_per_user
         self._holders: dict[HolderKey, Holder] = {}
-        self._streams = 0
         self._numbers = itertools.count()
 
     def enter(self, key: HolderKey) -> Holder:
@@ -88,24 +90,28 @@ class Leases:
             ResourceExhausted: TOO_MANY_WATCHERS.
         """
         holder = self._holders.get(key)
-        if holder is None and len(self._holders) >= self._maximum:
+        user_id = key[0]
+        if len(self._of(user_id)) >= self._maximum_per_user or len(self._holders) >= self._maximum:
             self._forget_those_who_left()
-        if self._streams >= self._maximum or (holder is None and len(self._holders) >= self._maximum):
-            raise ResourceExhausted(
-                Reason.TOO_MANY_WATCHERS,
-                f"{self._maximum} relying parties watch already; stop some, or raise the setting maximum_watchers",
+            holder = self._holders.get(key)
+        if self._full(holder, self._of(user_id), self._maximum_per_user):
+            raise self._too_many(
+                f"{self._maximum_per_user} processes of {user_name(user_id)} watch already; stop some, give others a"
+                " user of their own, or raise the setting maximum_watchers_per_user"
+            )
+        if self._full(holder, list(self._holders.values()), self._maximum):
+            raise self._too_many(
+                f"{self._maximum} relying parties watch already; stop some, or raise the setting maximum_watchers"
             )
         if holder is None:
             holder = self._holders[key] = Holder(key)
         holder.streams += 1
         holder.barred = False
-        self._streams += 1
         return holder
 
     def leave(self, holder: Holder) -> None:
         """A stream of that process ends. Its lease runs on (rule 11)."""
         holder.streams -= 1
-        self._streams -= 1
 
     def bar(self, holder: Holder) -> None:
         """The process has lost its own right to watch. Its lease runs on, and nothing is heard from it meanwhile."""
@@ -172,6 +178,21 @@ class Leases:
                 users=sorted({user_name(holder.key[0]) for holder in wait.ended}),
             )
         return Settled(wait.acknowledged, len(wait.ended), barred)
+
+    def _of(self, user_id: str) -> list[Holder]:
+        return [holder for holder in self._holders.values() if holder.key[0] == user_id]
+
+    def _full(self, holder: Holder | None, others: list[Holder], maximum: int) -> bool:
+        """Whether one stream more, of that process or of a new one, would be more than so many."""
+        return sum(other.streams for other in others) >= maximum or (holder is None and len(others) >= maximum)
+
+    def _too_many(self, fault: str) -> ResourceExhausted:
+        """The refusal, until a lease of somebody who has left may have run out."""
+        now = self._clock()
+        ends = [holder.lease_until - now for holder in self._holders.values() if holder.lease_until > now]
+        return ResourceExhausted(
+            Reason.TOO_MANY_WATCHERS, fault, retry_after=timedelta(seconds=max(1.0, min(ends, default=0.0)))
+        )
 
     def _forget_those_who_left(self) -> None:
         now = self._clock()

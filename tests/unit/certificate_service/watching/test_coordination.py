@@ -39,6 +39,7 @@ async def coordinated(
             url=url,
             lease=lease,
             maximum_watchers=10,
+            maximum_watchers_per_user=10,
             notifications=notifications,
             secret=b"a secret of the test",
             reload_anchors=reload,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from handclasp.certificate_service.watching.leases import CLOCK_RATE_BOUND, Holder, Leases, Settled
+from handclasp.certificate_service.watching.leases import CLOCK_RATE_BOUND, Holder, Leases, Settled, waited
 from handclasp.errors import ResourceExhausted
 from tests.unit.certificate_service.watching.clock import SettableLeaseClock
 
@@ -89,6 +89,24 @@ def test_streams_are_limited_too(leases: Leases) -> None:
             leases.enter(key)
     leases.leave(entered[0])
     assert leases.enter(("rp", "another")).streams == 1
+
+
+def test_one_user_leaves_room_for_others(clock: SettableLeaseClock) -> None:
+    leases = Leases(clock, maximum=10, maximum_per_user=3)
+    greedy = [leases.enter(("greedy", f"p{number}")) for number in range(3)]
+    for process in ("p0", "another"):
+        with pytest.raises(ResourceExhausted) as caught:
+            leases.enter(("greedy", process))
+        assert caught.value.retry_after is not None
+    for number in range(3):
+        leases.enter(("honest", f"p{number}"))
+    # One that has left keeps its place until its lease is over: it may still act on it.
+    leases.grant(greedy[0], clock(), LEASE)
+    leases.leave(greedy[0])
+    with pytest.raises(ResourceExhausted):
+        leases.enter(("greedy", "another"))
+    clock.now += waited(LEASE) + 0.001
+    leases.enter(("greedy", "another"))
 
 
 async def test_later_renewals_do_not_prolong_it(leases: Leases, clock: SettableLeaseClock) -> None:
