@@ -151,3 +151,21 @@ def test_explain_without_an_id_shows_those_of_every_process(pair: Pair, tmp_path
         "both are listed",
     )
     assert "NOT_YET_VALID" in pair.run("explain").out
+
+
+def test_a_relay_that_is_killed_is_started_again_and_nothing_is_lost(pair: Pair, tmp_path: Path) -> None:
+    service = pair.service("executions")
+    (relay,) = (child for child in service.children() if any("stderr_relay" in word for word in child.cmdline()))
+    relay.kill()
+    before = sum(count for reason, _, count in traces(pair, "executions") if reason == "PROTOCOL")
+    knock(pair.ready["executions"], None, tmp_path, old=True)
+    wait_until(
+        lambda: "handshake_watch_ended" in (pair.data_dir / "logs" / "executions.log").read_text(), "it is missed"
+    )
+
+    def known() -> int:
+        refusals = pair.json("explain", "--limit", "100")["refusals"]
+        return sum(int(one["count"]) for one in refusals if one["reason"] == "PROTOCOL" and one["relying_party"])
+
+    wait_until(lambda: known() > before, "what happened meanwhile is told of")
+    assert service.is_running()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
@@ -164,6 +166,18 @@ async def failures_while(deployment: Deployment, happening: Callable[[], None]) 
     return failures
 
 
+def say_nothing_of_tls(port: int) -> None:
+    """A handshake that is refused."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection, contextlib.suppress(OSError):
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        connection.recv(100)
+
+
+def is_listed(deployment: Deployment, listener: str) -> bool:
+    refusals = deployment.run("explain", "--since", "10m", "--limit", "100").json()["refusals"]
+    return any(one["reason"] == "NOT_TLS" and one["listener"] in {listener, "unknown"} for one in refusals)
+
+
 def test_both_services_with_two_workers_each(scene: Scene) -> None:
     deployment = scene.deployment
     certificates = scene.certificates()
@@ -192,6 +206,13 @@ def test_both_services_with_two_workers_each(scene: Scene) -> None:
             for _ in range(6):
                 asyncio.run(run_echo(deployment))
                 asyncio.run(list_certificates(deployment))
+            # Refused at whichever worker, and listed by whichever.
+            for port, listener in (
+                (deployment.ports["mtls"], "certificates_mtls"),
+                (deployment.ports["executions"], "executions"),
+            ):
+                say_nothing_of_tls(port)
+                wait_until(partial(is_listed, deployment, listener), f"a refused handshake at {listener}")
             # Revoked at one of them, and in force at all.
             deployment.run("cert", "revoke", issued["id"]).json()
             for _ in range(8):
