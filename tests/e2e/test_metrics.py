@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import socket
 import time
 import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import grpc
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from handclasp.accounts.v1.account_service_pb2 import GetUserRequest
+from handclasp.accounts.v1.account_service_pb2_grpc import AccountServiceStub
 from handclasp.certificate_service.metrics import CERTIFICATE_METRICS
 from handclasp.errors import HandclaspError
 from handclasp.integration_execution.metrics import EXECUTION_METRICS
@@ -70,10 +75,23 @@ async def call(deployment: Deployment, integration: str, times: int, *, connecti
                     await client.integrations.ExecuteIntegration(request, timeout=30)
 
 
-def set_up(deployment: Deployment) -> None:
+async def log_in_with_a_wrong_password(deployment: Deployment) -> None:
+    ca_pem = (deployment.data_dir / "ca.pem").read_bytes()
+    header = (("authorization", "Basic " + base64.b64encode(b"admin:a wrong password").decode()),)
+    async with grpc.aio.secure_channel(
+        f"localhost:{deployment.ports['tls']}", grpc.ssl_channel_credentials(ca_pem)
+    ) as channel:
+        stub: Any = AccountServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetUser(GetUserRequest(name="users/admin"), metadata=header, timeout=30)
+
+
+def set_up(deployment: Deployment) -> str:
+    """Returns the id of the certificate of alice."""
     deployment.issue_execution_identity()
     deployment.run("user", "create", "alice", "--profile", "regular-user").json()
-    deployment.run("cert", "issue", "--user", "alice", "--out", "alice").json()
+    issued = deployment.run("cert", "issue", "--user", "alice", "--out", "alice").json()
+    return str(issued["id"])
 
 
 def assert_told(text: str, metrics: tuple[Metric, ...]) -> None:
@@ -85,7 +103,7 @@ def assert_told(text: str, metrics: tuple[Metric, ...]) -> None:
 def test_what_is_told_is_what_happened(folder: Path) -> None:
     deployment = Deployment(folder)
     with deployment.certificates():
-        set_up(deployment)
+        certificate = set_up(deployment)
         with deployment.execution_server():
             ports = {name: health_port(deployment, name) for name in ("certificates", "executions")}
             asyncio.run(call(deployment, "echo", 5))
@@ -101,9 +119,36 @@ def test_what_is_told_is_what_happened(folder: Path) -> None:
             assert total(executions, "handclasp_decisions_total", how="refused") == 0
             assert total(executions, "handclasp_lease_running") == 1
             assert total(executions, "handclasp_event_loop_lag_seconds_count") > 0
+            # Neither TLS nor anything else that the port knows.
+            with socket.create_connection(("127.0.0.1", deployment.ports["executions"]), timeout=10) as nobody:
+                nobody.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                nobody.recv(100)
+            wait_until(
+                lambda: (
+                    total(samples(scrape(ports["executions"])), "handclasp_handshakes_refused_total", reason="NOT_TLS")
+                    == 1
+                ),
+                "the handshake is counted",
+            )
             text = scrape(ports["certificates"])
             assert_told(text, CERTIFICATE_METRICS)
-            certificates = samples(text)
+            before = samples(text)
+            assert total(before, "handclasp_leases") == total(before, "handclasp_watchers") == 1
+            deployment.run("cert", "revoke", certificate).json()
+            asyncio.run(log_in_with_a_wrong_password(deployment))
+            certificates = samples(scrape(ports["certificates"]))
+            acknowledged = ("handclasp_barrier_wait_seconds_count", "acknowledged")
+            assert total(certificates, acknowledged[0], ended=acknowledged[1]) == (
+                total(before, acknowledged[0], ended=acknowledged[1]) + 1
+            )
+            assert total(certificates, "handclasp_revision") == total(before, "handclasp_revision") + 1
+            assert total(certificates, "handclasp_passwords_total", outcome="wrong") == 1
+            assert total(certificates, "handclasp_watcher_lag_revisions") == 0
+            assert total(certificates, "handclasp_database_seconds_count", operation="write") > total(
+                before, "handclasp_database_seconds_count", operation="write"
+            )
+            # Counted when it started: the administrator's own.
+            assert total(certificates, "handclasp_certificates", state="ACTIVE") >= 1
             assert total(certificates, "handclasp_calls_total", code="OK") > 0
             assert total(certificates, "process_resident_memory_bytes") > 10_000_000
 

@@ -6,6 +6,7 @@ import pytest
 
 from handclasp.certificate_service.metrics import CERTIFICATE_METRICS
 from handclasp.integration_execution.metrics import EXECUTION_METRICS
+from handclasp.transport.listener_metrics import LISTENER_METRICS
 from handclasp.transport.metric import Metric
 from handclasp.transport.process_metrics import PROCESS_METRICS
 from handclasp.transport.worker_metrics import WORKER_METRICS
@@ -39,8 +40,9 @@ def told(metrics: tuple[Metric, ...]) -> set[tuple[str, str, tuple[str, ...]]]:
 
 def test_the_page_has_each_metric_with_its_type_and_labels_and_no_other() -> None:
     both = set(CERTIFICATE_METRICS) & set(EXECUTION_METRICS)
-    assert set(PROCESS_METRICS) <= both
+    assert {*PROCESS_METRICS, *LISTENER_METRICS} <= both
     assert described(BOTH) == told(tuple(both))
+    assert described(CERTIFICATES) == told(tuple(set(CERTIFICATE_METRICS) - both))
     assert described(EXECUTIONS) == told(tuple(set(EXECUTION_METRICS) - both))
     assert described(WORKERS) == told(WORKER_METRICS)
 

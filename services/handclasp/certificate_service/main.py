@@ -19,8 +19,10 @@ from handclasp.accounts.v1.account_service_pb2_grpc import add_AccountServiceSer
 from handclasp.authorization.v1 import authorization_service_pb2
 from handclasp.authorization.v1.authorization_service_pb2_grpc import add_AuthorizationServiceServicer_to_server
 from handclasp.certificate_service.certificate_authority import InstallationError
+from handclasp.certificate_service.certificate_counting import CertificateCounting
 from handclasp.certificate_service.data_folder import DataFolderError, data_folder
 from handclasp.certificate_service.first_start import write_ca_file
+from handclasp.certificate_service.metrics import service_source
 from handclasp.certificate_service.refusals_here import RefusalsHere
 from handclasp.certificate_service.rpc.account_service import AccountService
 from handclasp.certificate_service.rpc.admission import Admitter, call_kind
@@ -46,6 +48,7 @@ from handclasp.serving.refused_handshakes import HandshakeRefusals
 from handclasp.transport.file_descriptors import fitting
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.listener_metrics import listener_source
 from handclasp.transport.loop_lag import LoopLag
 from handclasp.transport.metrics import Metrics
 from handclasp.transport.ports import check_ports
@@ -108,7 +111,7 @@ async def serve(
             # Before a CA is made. The ports of workers are kept for them by their parent.
             check_ports(settings.wanted_ports)
         async with open_service(settings, clock, steady) as service:
-            await _serve(service, stop, ready, shared_ports=worker is not None)
+            await _serve(service, stop, ready, worker)
 
 
 @contextmanager
@@ -123,7 +126,7 @@ def start_errors() -> Iterator[None]:
 
 
 async def _serve(
-    service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None, *, shared_ports: bool
+    service: Service, stop: StopRequests, ready: Callable[[Ports], None] | None, worker: Worker | None
 ) -> None:
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
@@ -149,7 +152,7 @@ async def _serve(
                 admit, storage_error, limits=settings.limits.of_calls(), kind_of=call_kind, observer=calls
             )
             interceptors.append(interceptor)
-            server = make_server(interceptor, limited, shared_ports=shared_ports)
+            server = make_server(interceptor, limited, shared_ports=worker is not None)
             # Known once all are open, which is before any of them is called.
             _add_services(server, service, mutual_tls_port=lambda: ports[1])
             healths.append(add_health_and_reflection(server, SERVICE_NAMES))
@@ -166,6 +169,11 @@ async def _serve(
             refusals,
             here.handshake,
         )
+        counting = CertificateCounting(service.database, service.clock)
+        names = (listener.name for listener in service.listeners.watched(settings.limits.handshake_timeout))
+        budgets = {name: interceptor.budgets for name, interceptor in zip(names, interceptors, strict=True)}
+        metrics.add(listener_source(budgets, handshakes))
+        metrics.add(service_source(service, counting))
         for name, task in (
             ("denials", service.denials.run()),
             ("records of refusals", service.refusal_records.run()),
@@ -173,6 +181,8 @@ async def _serve(
             ("server certificate", service.listeners.keep_certificate_fresh()),
             ("housekeeping", _housekeeping(service)),
             ("event loop lag", lag.run()),
+            # Once for all workers.
+            *([("count of certificates", counting.run())] if worker is None or worker.number == 1 else []),
             *service.coordination.background().items(),
         ):
             stack.callback(stop.on_failure(asyncio.create_task(task, name=name)).cancel)

@@ -60,6 +60,7 @@ class Service:
     listeners: ListenerCredentials
     denials: DenialLog
     authenticator: Authenticator
+    passwords: PasswordChecker
     users: Users
     profiles: AccessProfiles
     certificates: Certificates
@@ -188,6 +189,7 @@ async def open_service(
             listeners=listeners,
             denials=denials,
             authenticator=authenticator,
+            passwords=passwords,
             users=Users(
                 database,
                 barrier,

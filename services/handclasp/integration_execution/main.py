@@ -29,6 +29,7 @@ from handclasp.serving.tls import TlsMaterialError
 from handclasp.transport.file_descriptors import fitting
 from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.listener_metrics import listener_source
 from handclasp.transport.loop_lag import LoopLag
 from handclasp.transport.metrics import Metrics
 from handclasp.transport.process import StartError, listen, write_ready_file
@@ -107,6 +108,7 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
             refusals,
             party.reports.handshake,
         )
+        metrics.add(listener_source({"executions": budgets}, handshakes))
         stack.callback(stop.on_failure(asyncio.create_task(handshakes.run(), name="refused handshakes")).cancel)
         await server.start()
         await set_serving(health, [SERVICE_NAME], serving=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client.metrics_core import Metric as Family
 
 from handclasp.relying_party import RelyingParty
+from handclasp.transport.listener_metrics import LISTENER_METRICS
 from handclasp.transport.metric import Metric, Source, counter, gauge
 from handclasp.transport.process_metrics import PROCESS_METRICS
 
@@ -24,7 +25,7 @@ APPLIED = gauge("handclasp_applied_revision", "The revision up to which every ch
 
 RELYING_PARTY_METRICS = (DECISIONS, CALLS_ABORTED, REMEMBERED, CALLS_HELD, LEASE, APPLIED)
 
-EXECUTION_METRICS: tuple[Metric, ...] = (*PROCESS_METRICS, *RELYING_PARTY_METRICS)
+EXECUTION_METRICS: tuple[Metric, ...] = (*PROCESS_METRICS, *LISTENER_METRICS, *RELYING_PARTY_METRICS)
 """All that a process of the server tells."""
 
 

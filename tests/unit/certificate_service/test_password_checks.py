@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from handclasp.certificate_service.passwords.checking import Checked
+from handclasp.certificate_service.passwords.checking import Checked, Outcome
 from handclasp.certificate_service.passwords.hashing import Argon2
 from handclasp.certificate_service.passwords.throttle import ThrottleLimits
 from handclasp.errors import Reason, Unavailable
@@ -60,6 +60,8 @@ async def test_whoever_asks_after_a_change_does_not_get_the_answer_of_before(arg
     assert [(await check).right for check in before] == [True, True]
     assert [(await check).right for check in after] == [False, False]
     assert argon2.checks == 2  # equal ones still share a check
+    assert passwords.outcomes == {Outcome.RIGHT: 1, Outcome.WRONG: 1}
+    assert passwords.under_way == 0
 
 
 async def test_the_right_one_behind_many_guesses_is_one_of_them(argon2: HeldUp) -> None:
@@ -82,6 +84,7 @@ async def test_the_right_one_behind_many_guesses_is_one_of_them(argon2: HeldUp) 
     outcomes = [await check for check in checks]
     assert [found.retry_time is None for found in outcomes] == [True] * LIMITS.free_attempts + [False]
     assert Counter(found.right for found in outcomes) == {False: LIMITS.free_attempts + 1}
+    assert passwords.outcomes == {Outcome.WRONG: LIMITS.free_attempts, Outcome.THROTTLED: 1}
 
 
 async def test_what_could_not_be_looked_at_is_no_guess(argon2: HeldUp) -> None:
@@ -101,3 +104,4 @@ async def test_what_could_not_be_looked_at_is_no_guess(argon2: HeldUp) -> None:
             await passwords.check("alice", OLD, ADDRESS)
     away = False
     assert await passwords.check("alice", OLD, ADDRESS) == Checked(right=True)
+    assert passwords.outcomes == {Outcome.FAILED: 2 * LIMITS.free_attempts, Outcome.RIGHT: 1}

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from handclasp.certificate_service.passwords.checking import Outcome
 from handclasp.certificate_service.passwords.guesses import Source
 from handclasp.certificate_service.passwords.hashing import Argon2
 from handclasp.certificate_service.passwords.queue import PasswordQueue, QueueLimits
@@ -228,6 +229,7 @@ async def test_what_nobody_waits_for_any_more_is_neither_hashed_nor_counted(equa
     assert argon2.checks == 1
     # Nothing was learned by them, and none counts.
     assert await counted(lambda number: passwords.check("alice", f"more {number}", "192.0.2.1")) == 19
+    assert passwords.outcomes[Outcome.DROPPED] == (1 if equal else 15)
     argon2.close()
 
 

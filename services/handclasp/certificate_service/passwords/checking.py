@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import hmac
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TypeAlias
 
 from handclasp.certificate_service.domain.users import normalize_password
@@ -17,6 +19,23 @@ from handclasp.certificate_service.passwords.guesses import Guess, Guesses, Refu
 from handclasp.certificate_service.passwords.hashing import Argon2
 from handclasp.certificate_service.passwords.queue import PasswordQueue
 from handclasp.certificate_service.passwords.throttle import source_of
+from handclasp.errors import ResourceExhausted
+
+
+class Outcome(StrEnum):
+    """What became of a password; of equal ones at the same time it is one."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    THROTTLED = "throttled"
+    """Not looked at, since there were too many wrong ones before."""
+    BUSY = "busy"
+    """Not looked at, since too many waited."""
+    DROPPED = "dropped"
+    """Not looked at, since nobody waited for it any more."""
+    FAILED = "failed"
+    """The database did not say what to compare with."""
+
 
 _Attempt: TypeAlias = tuple[str, Source, bytes]
 """The user's id, where it comes from, and a keyed hash of the password."""
@@ -61,6 +80,9 @@ class PasswordChecker:
         find_hash: the hash stored for a user id; None if there is no such user, or none is set.
         clock: the time of day, for what callers are told.
         steady: seconds on a clock that nobody sets, for how long anybody has to wait.
+
+    Attributes:
+        outcomes: what became of all so far.
     """
 
     def __init__(
@@ -82,6 +104,12 @@ class PasswordChecker:
         # Only to compare attempts with each other while they are being checked.
         self._process_key = secrets.token_bytes(32)
         self._running: dict[_Attempt, _Running] = {}
+        self.outcomes: Counter[Outcome] = Counter()
+
+    @property
+    def under_way(self) -> int:
+        """How many passwords are being looked at, or wait for that."""
+        return len(self._running)
 
     async def check(self, user_id: str, password: str, address: str, *, relying_party: str = "") -> Checked:
         """Whether that is the user's password. If the caller is cancelled before it is looked at, it is not.
@@ -107,6 +135,7 @@ class PasswordChecker:
         # Counted in the order of arrival, before anything is awaited: what is sent beside many others is one of them.
         guess = self._guesses.begin(user_id, source, self._steady())
         if isinstance(guess, Refused):
+            self.outcomes[Outcome.THROTTLED] += 1
             wait = timedelta(seconds=max(0.0, guess.not_before - self._steady()))
             return Checked(right=False, retry_time=self._clock() + wait)
         running = self._begin(key, guess, composed.decode())
@@ -155,6 +184,7 @@ class PasswordChecker:
         guess.end(self._steady(), right=running.right)
         self._forget(key, running)
         error = None if outcome.cancelled() else outcome.exception()
+        self.outcomes[_outcome(running, error)] += 1
         if running.stored.done():
             return
         # Whoever waits for it learns the same.
@@ -168,3 +198,11 @@ class PasswordChecker:
         # By now there may be another one, which compares with a newer password.
         if self._running.get(key) is running:
             del self._running[key]
+
+
+def _outcome(running: _Running, error: BaseException | None) -> Outcome:
+    if running.right is not None:
+        return Outcome.RIGHT if running.right else Outcome.WRONG
+    if error is None:
+        return Outcome.DROPPED
+    return Outcome.BUSY if isinstance(error, ResourceExhausted) else Outcome.FAILED

@@ -54,7 +54,7 @@ async def list_certificates(
     exact = {column.user_id: wanted.user_id, column.serial: wanted.serial, column.fingerprint: wanted.fingerprint}
     conditions += [key == value for key, value in exact.items() if value is not None]
     if wanted.states:
-        conditions.append(or_(false(), *(_in_state(state, now) for state in sorted(wanted.states))))
+        conditions.append(or_(false(), *(in_state(state, now) for state in sorted(wanted.states))))
     if wanted.expire_before is not None:
         conditions.append(column.trusted_until < wanted.expire_before)
     if wanted.expire_after is not None:
@@ -131,7 +131,7 @@ async def reinstate_certificate(transaction: Transaction, certificate_id: str, n
     return int(getattr(done, "rowcount", 0)) > 0
 
 
-def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
+def in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
     """The same rules as `Certificate.state`."""
     column = certificates.c
     valid = and_(column.revoke_time.is_(None), column.hold_time.is_(None))

@@ -16,9 +16,10 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from handclasp.certificate_service.domain.changes import Change, Effect, Position, Revision
+from handclasp.certificate_service.storage.figures import DatabaseFigures
 from handclasp.certificate_service.storage.group_commit import GroupCommit
 from handclasp.certificate_service.storage.notifications import say
 from handclasp.certificate_service.storage.revisions import (
@@ -160,6 +161,9 @@ class Database:
         commits: the same, within the limits that transactions have while the service runs.
         shared: whether other processes may serve it, too.
         readers: how many may read at once for callers, if all of these engines share their connections; None if not.
+
+    Attributes:
+        figures: what was counted since the start.
     """
 
     def __init__(
@@ -174,6 +178,7 @@ class Database:
         shared: bool,
         readers: int | None = None,
     ) -> None:
+        self.figures = DatabaseFigures()
         self._readers = None if readers is None else asyncio.Semaphore(readers)
         self._snapshots = snapshots
         self._queries = queries
@@ -182,7 +187,7 @@ class Database:
         self._revisions = _Revisions()
         self._shared = shared
         self._apart = commits
-        self._commits = GroupCommit(commits, Transaction, self._revisions, batch=batch)
+        self._commits = GroupCommit(commits, Transaction, self._revisions, batch=batch, figures=self.figures)
 
     def tell(self, listener: CommitListener) -> None:
         """Has a listener, the only one, told of each change from now on."""
@@ -192,6 +197,16 @@ class Database:
     def shared(self) -> bool:
         """Whether other processes may serve the database, too: on PostgreSQL, not on SQLite."""
         return self._shared
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """How many connections of each pool are in use, and how many it has at most, by the pool's name."""
+        engines = (
+            {"shared": self._writer}
+            if self._shared
+            else {"read": self._snapshots, "lookup": self._lookups, "write": self._writer}
+        )
+        pools = ((name, engine.sync_engine.pool) for name, engine in engines.items())
+        return {name: (pool.checkedout(), pool.size()) for name, pool in pools if isinstance(pool, QueuePool)}
 
     async def say(self, channel: str, text: str) -> None:
         """Tells the other processes that serve a shared database."""
@@ -212,8 +227,9 @@ class Database:
 
     async def read(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """Runs `work` on a snapshot. It sees every write that returned before."""
-        async with self._turn(), self._snapshots.begin() as connection:
-            return await work(Snapshot(connection))
+        with self.figures.timed("read"):
+            async with self._turn(), self._snapshots.begin() as connection:
+                return await work(Snapshot(connection))
 
     async def query(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """The same for `work` that makes a single query, and so needs no transaction to see one state."""
@@ -222,8 +238,9 @@ class Database:
 
     async def query_apart(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
         """The same, and does not wait for what reads for callers. For what must not be late."""
-        async with self._queries.connect() as connection:
-            return await work(Snapshot(connection))
+        with self.figures.timed("read"):
+            async with self._queries.connect() as connection:
+                return await work(Snapshot(connection))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -261,8 +278,9 @@ class Database:
 
         For what must not be late, and changes nothing that decisions rest on.
         """
-        async with self._apart.begin() as connection:
-            return await work(Transaction(connection, shared=False))
+        with self.figures.timed("write"):
+            async with self._apart.begin() as connection:
+                return await work(Transaction(connection, shared=False))
 
     async def write_at_position(
         self, work: Callable[[Transaction], Awaitable[T]], committed: Callable[[T], None] = lambda _: None

@@ -194,7 +194,8 @@ class _Queue:
                 keys = list(self._waiting)[:_BATCH]
                 batch = {key: self._waiting.pop(key) for key in keys}
                 try:
-                    revision, found = await self._read_over_a_connection_that_lives(keys)
+                    with self._database.figures.timed("lookup"):
+                        revision, found = await self._read_over_a_connection_that_lives(keys)
                 except Exception as error:  # noqa: BLE001 - raised where the facts were asked for
                     for future in batch.values():
                         future.set_exception(error)

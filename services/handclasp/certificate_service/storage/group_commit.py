@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from handclasp.certificate_service.storage.figures import DatabaseFigures
 from handclasp.errors import HandclaspError
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -62,6 +64,7 @@ class _Job(Generic[W]):
     work: Callable[[W], Awaitable[Any]]
     committed: Callable[[Any], None]
     done: asyncio.Future[Any]
+    since: float
 
 
 class _CommitInDoubtError(Exception):
@@ -88,8 +91,10 @@ class GroupCommit(Generic[W, S]):
         sealing: Sealing[W, S],
         *,
         batch: int,
+        figures: DatabaseFigures | None = None,
     ) -> None:
         self._engine = engine
+        self._figures = figures or DatabaseFigures()
         self._piece = piece
         self._sealing = sealing
         self._batch = batch
@@ -106,7 +111,7 @@ class GroupCommit(Generic[W, S]):
             committed: told the result right after the commit, also if the caller has left by then.
         """
         done: asyncio.Future[tuple[T, S]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(work, committed, done))
+        self._waiting.append(_Job(work, committed, done, time.perf_counter()))
         if self._loop is None:
             self._loop = asyncio.create_task(self._run(), name="group commit")
         return await done
@@ -122,7 +127,9 @@ class GroupCommit(Generic[W, S]):
                 await self._gather()
                 jobs = [job for job in self._waiting[: self._batch] if not job.done.cancelled()]
                 del self._waiting[: self._batch]
+                self._count(jobs)
                 if not await self._together(jobs):
+                    self._figures.run_again += len(jobs) > 1
                     for job in jobs:
                         # Of the shared transaction nothing is left, so whoever has left meanwhile took it back. With a
                         # database that does not answer it may take minutes until it is somebody's turn.
@@ -130,6 +137,13 @@ class GroupCommit(Generic[W, S]):
                             await self._alone(job)
         finally:
             self._loop = None
+
+    def _count(self, jobs: Sequence[_Job[W]]) -> None:
+        if jobs:
+            self._figures.batches.observe(len(jobs))
+        now = time.perf_counter()
+        for job in jobs:
+            self._figures.waits.observe(now - job.since)
 
     async def _gather(self) -> None:
         """Lets calls that are about to submit work do so.
@@ -203,6 +217,12 @@ class GroupCommit(Generic[W, S]):
     @asynccontextmanager
     async def _transaction_of_all(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that is committed at the end."""
+        with self._figures.timed("write"):
+            async with self._begun() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.connect() as connection:
             transaction = await connection.begin()
             try:

@@ -140,6 +140,11 @@ class Leases:
         now = self._clock()
         return sum(holder.lease_until > now for holder in self._holders.values())
 
+    @property
+    def streams(self) -> int:
+        """How many streams of relying parties are open."""
+        return sum(holder.streams for holder in self._holders.values())
+
     def settled_up_to(self, head: int) -> int:
         """The revision up to which nobody here acts any more on what was so before.
 

@@ -9,7 +9,7 @@ import pytest
 
 from handclasp.certificate_service.domain.changes import Position
 from handclasp.certificate_service.storage.database import Database
-from handclasp.certificate_service.watching.barrier import Barrier
+from handclasp.certificate_service.watching.barrier import Barrier, Ending
 from handclasp.certificate_service.watching.feed import ChangeFeed
 from handclasp.certificate_service.watching.leases import Settled
 from handclasp.errors import Unavailable
@@ -19,7 +19,8 @@ from tests.unit.certificate_service.watching.test_feed import StoredHistory, com
 class Scene(Database):
     """A database of one commit, and relying parties that let a test do something before they acknowledge."""
 
-    def __init__(self) -> None:
+    def __init__(self, settled: Settled = Settled(acknowledged=1)) -> None:  # noqa: B008 immutable
+        self.settled = settled
         self.stored = StoredHistory()
         self.feed = ChangeFeed(self.stored)
         self.settling = asyncio.Event()
@@ -32,7 +33,11 @@ class Scene(Database):
     async def settle(self, _revision: int) -> Settled:
         self.settling.set()
         await self.gate.wait()
-        return Settled(acknowledged=1)
+        return self.settled
+
+
+def endings(scene: Scene) -> dict[Ending, int]:
+    return {ending: waits.count for ending, waits in scene.barrier.waits.items() if waits.count}
 
 
 async def work(_transaction: Any) -> str:
@@ -52,6 +57,32 @@ async def test_it_returns_once_all_have_settled() -> None:
     scene.gate.set()
     done = await writing
     assert (done.value, done.revision, done.settled) == ("done", 1, Settled(acknowledged=1))
+    assert endings(scene) == {Ending.ACKNOWLEDGED: 1}
+
+
+@pytest.mark.parametrize(
+    ("settled", "ending"),
+    [
+        (Settled(), Ending.NOBODY_WATCHED),
+        (Settled(acknowledged=2), Ending.ACKNOWLEDGED),
+        (Settled(acknowledged=2, ended=1, barred=1), Ending.LEASE_RAN_OUT),
+    ],
+)
+async def test_waits_are_counted_by_how_they_ended(settled: Settled, ending: Ending) -> None:
+    scene = Scene(settled)
+    scene.gate.set()
+    await scene.barrier.write(work)
+    assert endings(scene) == {ending: 1}
+
+
+async def test_a_wait_that_its_caller_leaves_is_counted_as_such() -> None:
+    scene = Scene()
+    writing = asyncio.create_task(scene.barrier.write(work))
+    await scene.settling.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert endings(scene) == {Ending.ABANDONED: 1}
 
 
 async def test_a_change_that_is_lost_while_it_waits_is_not_said_to_be_in_force() -> None:
