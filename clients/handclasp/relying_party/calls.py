@@ -32,6 +32,9 @@ MAX_PERMITS = 1_000
 beyond this, the oldest are no longer asked about anew. It still ends with its certificate and its user."""
 
 _ASK_AGAIN = 0.5  # seconds
+_LOOK_AGAIN = 0.02
+"""Seconds between looks whether an answer may be given, once it was found that it may not."""
+
 _WITHDRAWN = "taken away while the call ran: "
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -104,9 +107,39 @@ class CallsInProgress:
                 return
             permits = self._permits[call] = {}
             call.at_end = self._forget
+            call.gate = self
         permits[permit.permission, "" if permit.filtered else permit.resource, permit.filtered] = permit
         if len(permits) > MAX_PERMITS:
             del permits[next(iter(permits))]
+
+    def is_open(self, call: Call) -> bool:
+        """Whether an answer of a call may be given at this very moment (rule 8b): a lease runs, by the clock, and
+        nothing that it was allowed by has changed up to what is applied."""
+        permits = self._permits.get(call)
+        if permits is None or call.withdrawn is not None:
+            return False
+        now = self._wall_clock()
+        for permit in permits.values():
+            if permit.being_asked or (permit.yes.expires is not None and permit.yes.expires <= now):
+                return False
+        # Last, so that nothing is between this look at the clock and what is done with the answer.
+        return self._knowledge.lease_runs()
+
+    async def wait(self, call: Call) -> None:
+        """Returns once `is_open` holds; at that moment.
+
+        Raises:
+            PermissionDenied: AUTHORIZATION_WITHDRAWN.
+            Unavailable: AUTHORIZER_UNAVAILABLE, there was no lease within the grace.
+        """
+        deadline = self._clock() + self._grace
+        while not self.is_open(call):
+            self._end_if_expired(call)
+            if call.withdrawn is not None:
+                raise call.withdrawn
+            if self._clock() >= deadline:
+                raise _cut_off()
+            await asyncio.sleep(_LOOK_AGAIN)
 
     def welcomed(self) -> None:
         """Nothing follows from a stream that begins."""
@@ -155,10 +188,8 @@ class CallsInProgress:
             for call in list(self._permits):
                 self._end(call, _cut_off())
             return
-        now = self._wall_clock()
-        for call, permits in list(self._permits.items()):
-            if any(permit.yes.expires is not None and permit.yes.expires <= now for permit in permits.values()):
-                self._end(call, _withdrawn("the certificate has expired"))
+        for call in list(self._permits):
+            self._end_if_expired(call)
 
     async def close(self) -> None:
         """Stops asking about calls, and waits for none."""
@@ -166,12 +197,20 @@ class CallsInProgress:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _end_if_expired(self, call: Call) -> None:
+        now = self._wall_clock()
+        permits = self._permits.get(call, {}).values()
+        if any(permit.yes.expires is not None and permit.yes.expires <= now for permit in permits):
+            self._end(call, _withdrawn("the certificate has expired"))
+
     def _forget(self, call: Call) -> None:
         self._permits.pop(call, None)
 
     def _end(self, call: Call, error: HandclaspError) -> None:
         # Out of the register at once, so that it is ended once.
         if self._permits.pop(call, None) is not None:
+            # At once, too: its handler may be about to answer, before the task below has its turn.
+            call.withdrawn = error
             self._spawn(self._ending(call, error))
 
     async def _ending(self, call: Call, error: HandclaspError) -> None:

@@ -12,6 +12,7 @@ from grpc.aio import AbortError
 
 from handclasp.errors import HandclaspError
 from handclasp.errors.status import DETAILS_KEY, status_code
+from handclasp.serving.answer_gate import AnswerGate
 from handclasp.serving.peer import Peer
 from handclasp.serving.trailers import fitting_details, fitting_message
 
@@ -31,19 +32,36 @@ class Call:
         peer: who calls.
         caller: what `admit` returned.
         user: whom it is for, once that is known; for the log.
+        gate: what its answers have to pass; None if nobody decided about it.
+        withdrawn: what it is about to be ended with; nothing is answered any more.
         at_end: called with the call once its handler has returned or raised. One at most.
         finished: the handler has returned or raised.
         ended: the call was ended from elsewhere.
         ended_by: with what error.
     """
 
-    __slots__ = ("_context", "_task", "at_end", "caller", "ended", "ended_by", "finished", "method", "peer", "user")
+    __slots__ = (
+        "_context",
+        "_task",
+        "at_end",
+        "caller",
+        "ended",
+        "ended_by",
+        "finished",
+        "gate",
+        "method",
+        "peer",
+        "user",
+        "withdrawn",
+    )
 
     def __init__(self, method: str, peer: Peer, context: Context) -> None:
         self.method = method
         self.peer = peer
         self.caller: object = None
         self.user = ""
+        self.gate: AnswerGate | None = None
+        self.withdrawn: HandclaspError | None = None
         self.at_end: Callable[[Call], None] | None = None
         self.finished = False
         self.ended = False

@@ -22,6 +22,7 @@ from grpc.aio import AbortError
 
 from handclasp.errors import HandclaspError, InvalidArgument, Reason, Unavailable, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
+from handclasp.serving.answer_gate import SAYS_NOTHING, GatedContext, pass_gate
 from handclasp.serving.call import Call, Context
 from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallBudgets, CallKind, CallLimits, OpenCall
 from handclasp.serving.call_figures import UNKNOWN_METHOD, CallObserver, aborted_with
@@ -153,7 +154,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # that read them from the context; what does not parse becomes the refusal raised when it is their turn.
         parse = None
         if handler.request_streaming:
-            respond = _refusing(respond)
             parse = _lenient(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, parse, handler.response_serializer)
@@ -178,7 +178,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = Call(method, read_peer(context), context)
             _current.set(call)
             opened = self.budgets.arrive(call)
-            response = await respond(await self._admitted_request(opened, context, requests, kind), context)
+            request = await self._admitted_request(opened, context, requests, kind)
+            response = await _answered(call, respond, request, context)
         except AbortError:
             code = aborted_with(context)
             raise
@@ -285,6 +286,20 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+async def _answered(call: Call, respond: Respond, request: Any, context: Context) -> Any:
+    """The handler's response, at a moment at which it may be given; so with its errors, if they say something of it."""
+    gated: Any = GatedContext(context, call)
+    try:
+        response = await respond(request, gated)
+    except SAYS_NOTHING:
+        raise
+    except HandclaspError:
+        await pass_gate(call)
+        raise
+    await pass_gate(call)
+    return response
+
+
 def _respond(behaviour: Any, prepare: Callable[[Any], Awaitable[Any]] | None) -> Respond:
     implemented = inspect.iscoroutinefunction(behaviour)
 
@@ -349,32 +364,6 @@ async def _each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         if isinstance(request, InvalidArgument):
             raise request
         yield request
-
-
-def _refusing(respond: Respond) -> Respond:
-    """The same for handlers that read the requests of a stream from the context."""
-
-    async def refusing(request: Any, context: Context) -> Any:
-        reading: Any = _Reading(context)
-        return await respond(request, reading)
-
-    return refusing
-
-
-class _Reading:
-    """A context, from which the refusal of a request that cannot be parsed is raised and not returned."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def read(self) -> Any:
-        request = await self._context.read()
-        if isinstance(request, InvalidArgument):
-            raise request
-        return request
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
 
 
 def _not_implemented() -> Unimplemented:
