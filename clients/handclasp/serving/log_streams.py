@@ -4,4 +4,4 @@ from __future__ import annotations
 
 CHANGES_STREAM = "changes"
 CHANGES_LOGGER = "handclasp.changes"
-"""Of what somebody changed. It is logged whatever the level is, and in a file of its own if there are files."""
+"""Of what somebody changed. If the log goes to a file, it is in one of its own, too, whatever the level is."""

@@ -52,7 +52,7 @@ class LogSettings:
         max_bytes: how large the file may get before it is rotated; 0 for no limit.
         backups: how many rotated files are kept.
         changes_max_bytes: the same for changes, such as what was issued and revoked. They are in `file` like all else,
-            whatever the level is, and once more in a file of their own beside it, `NAME-changes`: so nothing that
+            and once more in a file of their own beside it, `NAME-changes`, there whatever the level is: so nothing that
             others can cause to be logged pushes them out.
         changes_backups: how many rotated files of changes are kept.
     """
@@ -125,6 +125,7 @@ def set_up_logging(settings: LogSettings) -> None:
             handler.setFormatter(formatter)
             logger.addHandler(handler)
     root.setLevel(settings.level)
+    everything.setLevel(root.level)
     changes.setLevel(logging.INFO)
     # gRPC's own logger tells of polling, Alembic of what it is about to do.
     for name in ("asyncio", "grpc", "alembic"):

@@ -135,7 +135,7 @@ def change_logger() -> structlog.stdlib.BoundLogger:
 
 def test_changes_are_in_a_file_of_their_own_that_nothing_else_rotates(tmp_path: Path) -> None:
     file = tmp_path / "certificates.log"
-    set_up_logging(LogSettings(file=file, max_bytes=500, backups=1, level="WARNING"))
+    set_up_logging(LogSettings(file=file, max_bytes=500, backups=1))
     assert not changes_file_of(file).exists()
 
     change_logger().info("certificate_revoked", certificate="certificates/one")
@@ -151,6 +151,14 @@ def test_changes_are_in_a_file_of_their_own_that_nothing_else_rotates(tmp_path: 
     assert stat.S_IMODE(changes_file_of(file).stat().st_mode) == 0o600
 
 
+def test_changes_are_kept_whatever_the_level(tmp_path: Path) -> None:
+    file = tmp_path / "certificates.log"
+    set_up_logging(LogSettings(file=file, level="ERROR"))
+    change_logger().info("certificate_revoked", certificate="certificates/one")
+    assert not file.read_text()
+    assert "certificate_revoked" in changes_file_of(file).read_text()
+
+
 def test_changes_are_rotated_by_their_own_limits(tmp_path: Path) -> None:
     set_up_logging(LogSettings(file=tmp_path / "log", changes_max_bytes=300, changes_backups=2))
     for number in range(20):
@@ -160,8 +168,9 @@ def test_changes_are_rotated_by_their_own_limits(tmp_path: Path) -> None:
 
 
 def test_on_standard_error_changes_can_be_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    set_up_logging(LogSettings(format=LogFormat.JSON, level="ERROR"))
+    set_up_logging(LogSettings(format=LogFormat.JSON))
     change_logger().info("user_created", user="users/alice")
     logging.getLogger("tests").warning("something else")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert json.loads(line)["stream"] == "changes"
+    change, other = capsys.readouterr().err.splitlines()
+    assert json.loads(change)["stream"] == "changes"
+    assert "stream" not in json.loads(other)

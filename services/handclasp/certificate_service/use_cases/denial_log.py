@@ -76,6 +76,7 @@ class DenialLog:
         self._open: dict[_Key, Denial] = {}
         self._unwritten: set[_Key] = set()
         self._shares: Counter[str] = Counter()
+        self._writing = asyncio.Lock()
 
     def record(self, verdict: Verdict, subject: Subject, decided: datetime | None = None) -> str:
         """Records a denial, of this moment unless it was decided before, and returns the id under which it can be
@@ -125,11 +126,16 @@ class DenialLog:
             _LOG.warning("denials_not_written", waiting=len(self._unwritten), error=type(error).__name__)
 
     async def flush(self) -> None:
-        """Writes now what was recorded, and closes the records whose window is over.
+        """Writes now what was recorded, and closes the records whose window is over. What somebody else is writing is
+        written, too, when this returns.
 
         Raises:
             SQLAlchemyError: they could not be written.
         """
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         keys, self._unwritten = self._unwritten, set()
         records = [self._open[key] for key in keys]
         if records:
