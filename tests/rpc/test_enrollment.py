@@ -390,7 +390,7 @@ async def test_server_names_need_what_issuing_with_them_needs(installation: Inst
     await refusal(token_of(installation, server, *names), InvalidArgument, "FIELD_INVALID")
     clerk = await installation.new_user(grants={"USER_MANAGEMENT": "*", "AUTHORIZE_PEERS": "*"})
     async with installation.client(await installation.issue(clerk)) as client:
-        await token_of(installation, server, "orders.example.org", client=client)
+        await token_of(installation, server, "stock.example.org", client=client)
         await refusal(
             token_of(installation, server, "CA.example.org", client=client),
             PermissionDenied,

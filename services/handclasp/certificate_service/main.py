@@ -36,6 +36,7 @@ from handclasp.certificate_service.storage.faults import database_fault
 from handclasp.certificate_service.storage.migrate import OldVersionRunningError, SchemaTooNewError
 from handclasp.certificate_service.storage.requests import forget_requests
 from handclasp.certificate_service.use_cases.caller import Clock
+from handclasp.certificate_service.use_cases.own_names import warn_of_names_elsewhere
 from handclasp.certificates.v1 import certificate_service_pb2
 from handclasp.certificates.v1.certificate_service_pb2_grpc import add_CertificateServiceServicer_to_server
 from handclasp.errors import HandclaspError
@@ -111,6 +112,7 @@ async def serve(
             # Before a CA is made. The ports of workers are kept for them by their parent.
             check_ports(settings.wanted_ports)
         async with open_service(settings, clock, steady) as service:
+            await warn_of_names_elsewhere(service.database, settings.server_names, clock)
             await _serve(service, stop, ready, worker)
 
 

@@ -202,7 +202,7 @@ async def open_service(
             profiles=AccessProfiles(database, barrier, access, tokens, clock),
             certificates=Certificates(database, barrier, access, tokens, clock),
             issue=IssueCertificate(rights, issuing),
-            renew=RenewCertificate(database, issuing, clock),
+            renew=RenewCertificate(database, rights, issuing, clock),
             upload=UploadCertificate(database, access, trust_domain=settings.trust_domain, clock=clock),
             enrollment_tokens=EnrollmentTokens(
                 database,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Connection, column, insert, inspect, table, text
 
 from handclasp.certificate_service.domain.certificates import CertificateFilter, CertificateState, Hold
@@ -30,6 +33,8 @@ from handclasp.certificate_service.storage.migrate import (
 )
 from handclasp.certificate_service.storage.replicas import add_replica
 from handclasp.certificate_service.storage.schema import metadata
+from handclasp.certificate_service.storage.server_names import names_in_force, vouched_names_of
+from handclasp.certificate_service.x509.issuing import LeafSubject, issue_leaf, make_root
 from tests.support.postgres import PostgresServer
 
 
@@ -117,6 +122,60 @@ async def test_the_cas_of_an_older_database_are_kept(database_url: str) -> None:
             ("0abd", "root", b"root", "root-0abd.pem"),
             ("0abc", "issuing", b"issuing", "issuing-0abc.pem"),
         ]
+    finally:
+        await opened.close()
+
+
+async def test_server_names_of_an_older_database_are_found(database_url: str) -> None:
+    """From 0007: of those that the service itself, an administrator, and somebody else had issued, and of renewals."""
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    root = make_root(trust_domain="example.org", now=now)
+    leaf = issue_leaf(
+        root,
+        subject=LeafSubject("server", "example.org", ("Orders.example.org", "::ffff:192.0.2.1")),
+        public_key=ec.generate_private_key(ec.SECP256R1()).public_key(),
+        now=now,
+        lifetime=timedelta(days=1),
+    ).public_bytes(Encoding.DER)
+    moment = int(now.timestamp() * 1_000_000)
+    written = {"create_time": moment, "update_time": moment}
+    row: dict[str, Any] = {"user_id": "server", "origin": "SIGNED", "serial": "1", "subject": "", "issuer": ""}
+    row |= {"key_algorithm": "", "not_before": moment, "not_after": moment + 1, "trusted_until": moment + 10**12}
+    row |= {"chain_pem": "", "created_with": "", "description": "", "labels": "{}", "der": leaf, **written}
+    issued = {
+        "c1": ("", None),
+        "c2": ("boss", None),
+        "c3": ("lead", None),
+        "c4": ("server", "c2"),
+        "c5": ("server", "c3"),
+    }
+    opened = open_database(database_url)
+    try:
+        async with opened.writer.begin() as connection:
+            await connection.run_sync(upgrade, "0007")
+
+            async def put(name: str, values: dict[str, Any]) -> None:
+                await connection.execute(insert(table(name, *map(column, values))).values(values))
+
+            for user in ("server", "boss"):
+                await put("users", {"id": user, "display_name": "", "state": "ACTIVE", **written})
+            await put("access_profiles", {"id": "administrator", "description": "", "built_in": True, **written})
+            await put("user_profiles", {"user_id": "boss", "profile_id": "administrator"})
+            for number, (by, renewed) in issued.items():
+                own = {"id": number, "fingerprint": number, "tbs_fingerprint": number}
+                await put("certificates", {**row, **own, "created_by": by, "renewed_from": renewed})
+            await put(
+                "certificates",
+                {**row, "id": "c6", "fingerprint": "6", "tbs_fingerprint": "6", "der": b"none", "created_by": ""},
+            )
+        await migrate(opened)
+        for name in ("orders.example.org", "192.0.2.1"):
+            found = await opened.read(partial(names_in_force, names=[name], now=now))
+            assert [item.certificate_id for item in found] == sorted(issued)
+        vouched = [
+            number for number in sorted(issued) if await opened.read(partial(vouched_names_of, certificate_id=number))
+        ]
+        assert vouched == ["c1", "c2", "c4"]
     finally:
         await opened.close()
 

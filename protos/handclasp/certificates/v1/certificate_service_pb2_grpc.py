@@ -292,7 +292,8 @@ class CertificateServiceServicer:
         Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED); NOT_FOUND
         (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
         CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
-        (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
+        (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER; ACCESS_DENIED: another user's certificate has one of its server
+        names by now, and whoever had this one issued could not share it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

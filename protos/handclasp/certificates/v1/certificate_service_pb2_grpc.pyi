@@ -111,7 +111,8 @@ class CertificateServiceStub:
     Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED); NOT_FOUND
     (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
     CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
-    (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
+    (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER; ACCESS_DENIED: another user's certificate has one of its server
+    names by now, and whoever had this one issued could not share it).
     """
     CreateEnrollmentToken: _aio.UnaryUnaryMultiCallable[_certificate_service_pb2.CreateEnrollmentTokenRequest, _enrollment_token_pb2.EnrollmentToken]
     """Makes a token that is good for one certificate of a user: whoever sends it to `Enroll`, from a machine that holds no
@@ -368,7 +369,8 @@ class CertificateServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (CSR_INVALID, CSR_SIGNATURE_INVALID, KEY_NOT_ACCEPTED, LIFETIME_NOT_ACCEPTED); NOT_FOUND
         (CERTIFICATE_NOT_FOUND); FAILED_PRECONDITION (CERTIFICATE_UPLOADED: its CA renews it; CERTIFICATE_REVOKED,
         CERTIFICATE_ON_HOLD, CERTIFICATE_NO_LONGER_VALID: just now; USER_IS_DISABLED, ISSUING_CA_EXPIRED); ALREADY_EXISTS
-        (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER).
+        (REQUEST_ID_REUSED); PERMISSION_DENIED (NOT_THE_HOLDER; ACCESS_DENIED: another user's certificate has one of its server
+        names by now, and whoever had this one issued could not share it).
         """
 
     @_abc_1.abstractmethod

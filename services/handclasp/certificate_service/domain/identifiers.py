@@ -53,6 +53,15 @@ def trust_anchor_name(anchor_id: str) -> str:
     return f"trustAnchors/{anchor_id}"
 
 
+SERVER_NAMES = "serverNames/"
+"""What grants on server names begin with."""
+
+
+def server_name_resource(server_name: str) -> str:
+    """A server name, in its one form, as what grants reach."""
+    return SERVER_NAMES + server_name
+
+
 def authority_name(authority_id: str) -> str:
     """Of a CA of this service's own; clients meet it in the history of changes only."""
     return f"authorities/{authority_id}"

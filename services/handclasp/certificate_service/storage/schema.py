@@ -41,6 +41,8 @@ class Moment(TypeDecorator[datetime]):
 Identifier = String(64).with_variant(String(64, collation="C"), "postgresql")
 Hexadecimal = String(64).with_variant(String(64, collation="C"), "postgresql")
 
+ServerName = String(253).with_variant(String(253, collation="C"), "postgresql")
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -157,6 +159,15 @@ Index(
     postgresql_where=certificates.c.hold_time.is_not(None),
 )
 
+# The server names of certificates that were issued here. One that is vouched for may be in force elsewhere, too.
+server_names = Table(
+    "server_names",
+    metadata,
+    Column("name", ServerName, primary_key=True),
+    Column("certificate_id", Identifier, ForeignKey("certificates.id"), primary_key=True, index=True),
+    Column("vouched", Boolean, nullable=False),
+)
+
 trust_anchors = Table(
     "trust_anchors",
     metadata,
@@ -194,7 +205,7 @@ enrollment_tokens = Table(
     Column("server_names", Text, nullable=False),
     Column("create_time", Moment, nullable=False),
     Column("expire_time", Moment, nullable=False, index=True),
-    Column("created_by", Identifier, nullable=False),
+    Column("created_by", Identifier, nullable=False, index=True),
     Column("created_with", Identifier, nullable=False),
     Column("use_time", Moment),
     Column("key_hash", Hexadecimal),

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from handclasp.certificate_service.domain.decisions import UserFacts, Verdict, judge_grants
-from handclasp.certificate_service.domain.identifiers import decision_name, user_name
+from handclasp.certificate_service.domain.decisions import DecisionReason, UserFacts, Verdict, judge_grants
+from handclasp.certificate_service.domain.identifiers import (
+    SERVER_NAMES,
+    decision_name,
+    server_name_resource,
+    user_name,
+)
 from handclasp.certificate_service.domain.permissions import ADMINISTRATIVE, EVERYTHING, Grant, Permission, lacking
 from handclasp.certificate_service.domain.visibility import Visible, visible_by
 from handclasp.certificate_service.use_cases.caller import Caller
@@ -88,6 +93,29 @@ class Access:
         what = "a server certificate with this service's own name takes"
         self._check_administrative(caller, everything, what, resource)
 
+    def vouches_for(self, caller: Caller, server_name: str) -> bool:
+        """Whether the caller may give somebody a server name that another user's certificate has: by every
+        administrative permission, or by a grant that is on `serverNames/...`, and not on everything.
+
+        Whether or not administrators are protected: whoever manages some users may not have them pass for others.
+        """
+        resource = server_name_resource(server_name)
+        return self.holds_all_administrative(caller) or any(
+            _is_on_server_names(grant) and grant.reaches(resource) for grant in caller.grants
+        )
+
+    def name_in_force_elsewhere(self, caller: Caller, server_name: str) -> PermissionDenied:
+        """The refusal of a server name that the caller does not vouch for. Records it."""
+        resource = server_name_resource(server_name)
+        rule = f"another user's certificate has the server name {server_name}, and {caller.user} may not share it"
+        verdict = Verdict(DecisionReason.RESOURCE_NOT_GRANTED, rule)
+        return PermissionDenied(
+            Reason.ACCESS_DENIED,
+            f"another user's certificate is in force for the server name {server_name}; have that one revoked, or ask"
+            f" somebody who holds every administrative permission, or USER_MANAGEMENT by a grant on {resource}",
+            metadata={"decision": self._record(caller, verdict, Permission.USER_MANAGEMENT, resource)},
+        )
+
     def require_all_administrative(self, caller: Caller, resource: str) -> None:
         """Raises PermissionDenied, ACCESS_DENIED, unless the caller holds every administrative permission, on `*`.
         Whether or not administrators are protected.
@@ -114,7 +142,11 @@ class Access:
     def _check_administrative(self, caller: Caller, grants: Iterable[Grant], what: str, resource: str) -> None:
         if not self._protect:
             return
-        missing = lacking(caller.grants, (grant for grant in grants if grant.permission in ADMINISTRATIVE))
+        wanted = [grant for grant in grants if grant.permission in ADMINISTRATIVE]
+        missing = lacking(caller.grants, wanted)
+        if not missing and not self.holds_all_administrative(caller):
+            # A grant on everything is none on server names: see `vouches_for`.
+            missing = lacking(filter(_is_on_server_names, caller.grants), filter(_is_on_server_names, wanted))
         if not missing:
             return
         first = missing[0]
@@ -144,6 +176,10 @@ class Access:
             fingerprint=caller.fingerprint,
         )
         return decision_name(self._denials.record(verdict, subject))
+
+
+def _is_on_server_names(grant: Grant) -> bool:
+    return grant.permission is Permission.USER_MANAGEMENT and grant.pattern.startswith(SERVER_NAMES)
 
 
 def _lacking_of_all_administrative(caller: Caller) -> list[Grant]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from handclasp.certificate_service.domain.certificates import Certificate, Origin
 from handclasp.certificate_service.domain.decisions import UserFacts
 from handclasp.certificate_service.domain.enrollment_tokens import EnrollmentToken, Purpose, Use
@@ -48,7 +50,7 @@ class Enroll:
             enrollment_token_id=found.id,
         )
 
-        async def check(transaction: Transaction) -> None:
+        async def check(transaction: Transaction) -> Collection[str]:
             try:
                 owner = await active_owner(transaction, found.user_id)
             except FailedPrecondition:
@@ -56,7 +58,7 @@ class Enroll:
                 raise
             maker = await self._tokens.maker(transaction, found, sender)
             try:
-                self._rights.require_for(maker, owner, found.server_names)
+                return await self._rights.require_for(transaction, maker, owner, found.server_names)
             except PermissionDenied as error:
                 raise self._tokens.maker_lacks(error) from error
 

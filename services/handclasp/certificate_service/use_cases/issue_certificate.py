@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -91,8 +91,8 @@ class IssueCertificate:
             identity=request.identity,
         )
 
-        async def check(transaction: Transaction) -> None:
-            await self._rights.require_in_transaction(transaction, caller, request.user_id, request.server_names)
+        async def check(transaction: Transaction) -> Collection[str]:
+            return await self._rights.require_in_transaction(transaction, caller, request.user_id, request.server_names)
 
         filed = await self._issuing.issue(caller, order, check)
         if not filed.fresh:

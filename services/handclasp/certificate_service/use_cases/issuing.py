@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -15,10 +15,11 @@ from handclasp.certificate_service.domain.durations import check_lifetime
 from handclasp.certificate_service.domain.identifiers import certificate_name, enrollment_token_name, user_name
 from handclasp.certificate_service.storage.certificates import add_certificate
 from handclasp.certificate_service.storage.database import Database, Transaction
+from handclasp.certificate_service.storage.server_names import add_server_names
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity, once
 from handclasp.certificate_service.use_cases.on_file import certificate_on_file
-from handclasp.certificate_service.x509.issuing import Authority, LeafSubject, issue_leaf
+from handclasp.certificate_service.x509.issuing import Authority, LeafSubject, canonical_server_name, issue_leaf
 
 Make = Callable[[], Awaitable[Certificate]]
 Once = Callable[[Transaction, Make], Awaitable[Certificate]]
@@ -93,14 +94,15 @@ class Issuing:
         self,
         caller: Caller,
         order: Order,
-        check: Callable[[Transaction], Awaitable[None]],
+        check: Callable[[Transaction], Awaitable[Collection[str]]],
         only_once: Once | None = None,
     ) -> Filed:
         """Signs a leaf, and returns once it is on file.
 
         Args:
-            check: run in the transaction that puts it on file; raises a typed error if that must not be. Not run if an
-                earlier try had put it there.
+            check: run in the transaction that puts it on file; raises a typed error if that must not be, and returns
+                those of the server names that somebody vouches for (`IssuingRights`). Not run if an earlier try had
+                put it there.
             only_once: tells whether one had; by the order's `identity` if None.
 
         Raises:
@@ -126,8 +128,10 @@ class Issuing:
         )
 
         async def put_on_file(transaction: Transaction) -> Certificate:
-            await check(transaction)
+            vouched = await check(transaction)
             await add_certificate(transaction, fresh)
+            names = [canonical_server_name(name) for name in order.server_names]
+            await add_server_names(transaction, fresh.id, names, vouched)
             transaction.touch(certificate_name(fresh.id), Effect.GIVEN)
             return fresh
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -11,11 +12,13 @@ from handclasp.certificate_service.domain.certificates import Certificate, Certi
 from handclasp.certificate_service.domain.identifiers import certificate_name
 from handclasp.certificate_service.storage.certificates import find_certificate
 from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.server_names import vouched_names_of
 from handclasp.certificate_service.use_cases.caller import Caller, Clock
 from handclasp.certificate_service.use_cases.certificates import certificate_not_found
 from handclasp.certificate_service.use_cases.idempotency import RequestIdentity
 from handclasp.certificate_service.use_cases.issuing import Issuing, Order
-from handclasp.certificate_service.use_cases.owners import active_owner, check_is_relying_party
+from handclasp.certificate_service.use_cases.issuing_rights import IssuingRights
+from handclasp.certificate_service.use_cases.owners import active_owner
 from handclasp.certificate_service.x509.issuing import BACKDATED, server_names_of
 from handclasp.certificate_service.x509.signing_request import read_signing_request
 from handclasp.errors import FailedPrecondition, PermissionDenied, Reason, invalid_field
@@ -41,8 +44,9 @@ class RenewRequest:
 class RenewCertificate:
     """Renews what the issuing CA signed. Holding the key is what it takes, and no permission."""
 
-    def __init__(self, database: Database, issuing: Issuing, clock: Clock) -> None:
+    def __init__(self, database: Database, rights: IssuingRights, issuing: Issuing, clock: Clock) -> None:
         self._database = database
+        self._rights = rights
         self._issuing = issuing
         self._clock = clock
 
@@ -50,7 +54,7 @@ class RenewCertificate:
         """Issues a successor, and returns once it is on file; see `CertificateService.RenewCertificate`.
 
         Raises:
-            PermissionDenied: NOT_THE_HOLDER.
+            PermissionDenied: NOT_THE_HOLDER; ACCESS_DENIED, a server name is in force elsewhere.
             InvalidArgument, NotFound, FailedPrecondition, AlreadyExists
         """
         if request.certificate_id not in {None, caller.certificate_id}:
@@ -75,13 +79,16 @@ class RenewCertificate:
             identity=request.identity,
         )
 
-        async def check(transaction: Transaction) -> None:
+        async def check(transaction: Transaction) -> Collection[str]:
             await transaction.alone()
             # Somebody may have taken it away since the caller was admitted; whoever did was told that it is in force.
             _check_still_good(await _find(transaction, renewed.id), self._clock())
             owner = await active_owner(transaction, renewed.user_id)
-            if server_names:
-                check_is_relying_party(owner)
+            # The names are somebody else's by now, unless whoever gave them might share them.
+            vouched = await vouched_names_of(transaction, renewed.id)
+            return await self._rights.require_names(
+                transaction, replace(caller, facts=owner), owner, server_names, vouched
+            )
 
         return (await self._issuing.issue(caller, order, check)).certificate
 

@@ -249,6 +249,17 @@ def parse_server_name(text: str) -> x509.DNSName | x509.IPAddress:
     return x509.DNSName(name)
 
 
+def canonical_server_name(text: str) -> str:
+    """The one form of a server name by which it is compared: an IPv4 address within IPv6 is that IPv4 address.
+
+    Raises:
+        InvalidArgument: `FIELD_INVALID` for `server_names`.
+    """
+    value = parse_server_name(text).value
+    mapped = value.ipv4_mapped if isinstance(value, ipaddress.IPv6Address) else None
+    return str(mapped or value)
+
+
 def server_names_of(leaf: x509.Certificate) -> tuple[str, ...]:
     """The server names that `issue_leaf` put into a leaf of ours, in their order."""
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
