@@ -48,7 +48,7 @@ def test_what_may_be_repeated() -> None:
     methods = {method for _, method in reads()}
     assert methods == {
         *("GetUser", "ListUsers", "GetAccessProfile", "ListAccessProfiles", "ExplainDecision"),
-        "ListRefusals",
+        *("ListRefusals", "CheckPeer"),
         *("GetCertificate", "ListCertificates", "CheckPermission", "BatchCheckPermissions", "ListEnrollmentTokens"),
         *("ListTrustAnchors", "GetTrustBundle", "ListIntegrations", "GetIntegration"),
     }
