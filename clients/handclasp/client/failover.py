@@ -7,22 +7,20 @@ server's certificate must have the name by which it is called. So there is a cha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 from grpc.aio import ClientCallDetails, UnaryUnaryCall, UnaryUnaryClientInterceptor
 
-from handclasp.client.repeatable import identified, is_read, may_be_repeated
-from handclasp.client.retries import may_have_been_done, with_doubt
-from handclasp.errors import DeadlineExceeded, HandclaspError, Reason, Unauthenticated, Unavailable
+from handclasp.client.attempts import FAILURES, LONGEST_ATTEMPT, Attempts, Method
+from handclasp.client.liveness import QUIET, Liveness
+from handclasp.client.repeatable import identified, may_be_doubled
 
 SHUNNED_SECONDS = 5.0
 """How long a server that did not answer is asked last."""
-
-LONGEST_ATTEMPT = 5.0
-"""Seconds until a call that may be repeated is, at another server."""
 
 ROUNDS = (0.1, 0.3, 1.0, 2.0)
 """Seconds before all are tried again, for a call that may be repeated, if one of them has answered before: a restart,
@@ -33,11 +31,10 @@ _CONNECTION_DECIDED = (
     grpc.ChannelConnectivity.TRANSIENT_FAILURE,
     grpc.ChannelConnectivity.SHUTDOWN,
 )
-_LOST_STATUSES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-_Method: TypeAlias = Callable[..., UnaryUnaryCall[Any, Any]]
+_Attempt: TypeAlias = "asyncio.Future[UnaryUnaryCall[Any, Any]]"
 
 
 class Rotation:
@@ -82,8 +79,9 @@ class Rotation:
 
 class FailoverChannel(grpc.aio.Channel):
     """A channel over channels. Calls with one request and one response go to another server if one does not answer:
-    those that may be repeated always, others if nothing was done. Requests that can have a `request_id` are given one,
-    so that they may be repeated. Streams go to the first.
+    those that may be repeated always, others if nothing was done. Reads, and calls that only take away, do so while the
+    first attempt goes on; all others are sent only to a server that has answered something just now. Requests that can
+    have a `request_id` are given one, so that they may be repeated. Streams go to the first.
 
     Args:
         channels: one for each server; closed with this one.
@@ -101,7 +99,8 @@ class FailoverChannel(grpc.aio.Channel):
         rounds: Sequence[float] = ROUNDS,
     ) -> None:
         self._channels = channels
-        self._failover = _Failover(channels, rotation, rounds)
+        self._liveness = Liveness(channels)
+        self._failover = _Failover(channels, rotation, rounds, self._liveness)
         # Carries the interceptors, and never connects: `_Failover` makes all calls elsewhere.
         self._front = grpc.aio.insecure_channel("127.0.0.1:9", interceptors=[*interceptors, self._failover])
 
@@ -129,6 +128,7 @@ class FailoverChannel(grpc.aio.Channel):
         await self._channels[0].wait_for_state_change(last_observed_state)
 
     async def close(self, grace: float | None = None) -> None:
+        await self._liveness.close()
         await asyncio.gather(*(channel.close(grace) for channel in self._channels))
         await self._front.close()
 
@@ -140,11 +140,14 @@ class FailoverChannel(grpc.aio.Channel):
 
 
 class _Failover(UnaryUnaryClientInterceptor):
-    def __init__(self, channels: Sequence[grpc.aio.Channel], rotation: Rotation, rounds: Sequence[float]) -> None:
+    def __init__(
+        self, channels: Sequence[grpc.aio.Channel], rotation: Rotation, rounds: Sequence[float], liveness: Liveness
+    ) -> None:
         self._channels = channels
         self._rotation = rotation
         self._rounds = rounds
-        self.methods: dict[str, list[_Method]] = {}
+        self._liveness = liveness
+        self.methods: dict[str, list[Method]] = {}
         """By method, how to call it at each server."""
 
     async def intercept_unary_unary(
@@ -153,60 +156,120 @@ class _Failover(UnaryUnaryClientInterceptor):
         client_call_details: ClientCallDetails,
         request: Request,
     ) -> Response | UnaryUnaryCall[Request, Response]:
-        details = client_call_details
-        method = _text(details.method)
-        request = identified(request)
-        repeatable = may_be_repeated(method, request)
-        deadline = None if details.timeout is None else time.monotonic() + details.timeout
+        method = _text(client_call_details.method)
+        attempts = Attempts(method, self.methods[method], client_call_details, identified(request))
+        several = len(self._channels) > 1
+        ask_all = self._side_by_side if several and may_be_doubled(method) else self._one_after_the_other
         rounds = iter(self._rounds)
-        lost = _Lost(counts=not is_read(method))
-        hurried = repeatable and len(self._channels) > 1
         while True:
-            order = self._rotation.order(self._channels)
-            for index, others in zip(order, range(len(order) - 1, -1, -1), strict=True):
-                if others and not repeatable and not await self._connects(index, deadline):
-                    # Whatever was sent to it later than this could not go to another one any more.
-                    self._rotation.failed(index)
-                    continue
-                try:
-                    call = self.methods[method][index](
-                        request,
-                        timeout=_attempt(deadline, hurried=hurried),
-                        metadata=details.metadata,
-                        credentials=details.credentials,
-                        wait_for_ready=details.wait_for_ready,
-                    )
-                    await call
-                except (grpc.aio.AioRpcError, HandclaspError, asyncio.CancelledError) as error:
-                    last = lost.heed(error)
-                    if not _is_lost(error):
-                        raise last from error
-                    self._rotation.failed(index)
-                    if not (repeatable or _nothing_was_done(error)) or _left(deadline) <= 0:
-                        raise last from error
-                except grpc.aio.UsageError:
-                    # The channel was closed before the attempt; a call that is under way then ends like this.
-                    last = asyncio.CancelledError()
-                else:
-                    self._rotation.answered(index)
-                    return call
+            answer = await ask_all(attempts)
+            if answer is not None:
+                return cast("Response | UnaryUnaryCall[Request, Response]", answer)
             pause = next(rounds, None)
-            if not (repeatable and self._rotation.any_answered) or pause is None or pause >= _left(deadline):
-                raise last
+            if not (attempts.repeatable and self._rotation.any_answered) or pause is None or pause >= attempts.left:
+                raise attempts.failure
             await asyncio.sleep(pause)
 
-    async def _connects(self, index: int, deadline: float | None) -> bool:
-        """Whether it is known by now what comes of a connection to that server: it is there, or it failed."""
+    async def _one_after_the_other(self, attempts: Attempts) -> Any:
+        """The answer of the first server that answers; None if none does."""
+        order = self._rotation.order(self._channels)
+        for index in order:
+            if index != order[-1] and not await self._is_there(index, attempts):
+                # Whatever was sent to it later than this might not go to another one any more.
+                self._rotation.failed(index)
+                continue
+            try:
+                call = await attempts.begin(index, hurried=attempts.repeatable and len(order) > 1)
+            except FAILURES as error:
+                answer = self._lost(attempts, index, error)
+                if answer is not None:
+                    return answer
+            else:
+                self._answered(index)
+                return call
+        return None
+
+    async def _side_by_side(self, attempts: Attempts) -> Any:
+        """The first answer of any server; None if there is none. Each is asked as soon as the one before it is lost, or
+        quiet; that one may still answer."""
+        order = self._rotation.order(self._channels)
+        under_way: dict[_Attempt, int] = {}
+        try:
+            for index in order:
+                latest = asyncio.ensure_future(attempts.begin(index))
+                under_way[latest] = index
+                answer = await self._first_answer(attempts, under_way, latest, last=index == order[-1])
+                if answer is not None:
+                    return answer
+        finally:
+            for attempt in under_way:
+                attempt.cancel()
+        return None
+
+    async def _first_answer(
+        self, attempts: Attempts, under_way: dict[_Attempt, int], latest: _Attempt, *, last: bool
+    ) -> Any:
+        """An answer; or None, once the latest attempt is lost or its server is quiet. If it is the last one, once all
+        are lost."""
+        patience: asyncio.Future[None] | None = None
+        # Most calls are answered by then, and need no more than this.
+        await asyncio.wait(under_way, timeout=min(QUIET, attempts.share), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            while True:
+                for done in [attempt for attempt in under_way if attempt.done()]:
+                    index = under_way.pop(done)
+                    try:
+                        call = done.result()
+                    except FAILURES as error:
+                        answer = self._lost(attempts, index, error, unanswered=bool(under_way))
+                        if answer is not None:
+                            return answer
+                    else:
+                        self._answered(index)
+                        return call
+                if not under_way or (latest not in under_way and not last):
+                    return None
+                if patience is None and not last:
+                    patience = asyncio.ensure_future(self._patience(under_way[latest], attempts))
+                if patience is not None and patience.done():
+                    self._rotation.failed(under_way[latest])
+                    return None
+                waited: list[asyncio.Future[Any]] = [*under_way] if patience is None else [*under_way, patience]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if patience is not None:
+                patience.cancel()
+
+    async def _patience(self, index: int, attempts: Attempts) -> None:
+        """Returns when another server is to be asked besides that one."""
+        share = attempts.share
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if share == float("inf") else share):
+                await self._liveness.until_quiet(index)
+
+    def _answered(self, index: int) -> None:
+        self._rotation.answered(index)
+        self._liveness.heard(index)
+
+    def _lost(self, attempts: Attempts, index: int, error: BaseException, *, unanswered: bool = False) -> Any:
+        """As `Attempts.failed`, of that server."""
+        answer = attempts.failed(error, unanswered=unanswered)
+        if answer is None:
+            self._rotation.failed(index)
+        return answer
+
+    async def _is_there(self, index: int, attempts: Attempts) -> bool:
+        """Whether a server takes calls and answers them, or it is known that there is no connection to it."""
         channel = self._channels[index]
         try:
-            async with asyncio.timeout(_attempt(deadline, hurried=True)):
+            async with asyncio.timeout(min(attempts.left / 2, LONGEST_ATTEMPT)):
                 while (state := channel.get_state(try_to_connect=True)) not in _CONNECTION_DECIDED:
                     await channel.wait_for_state_change(state)
+                return state is not grpc.ChannelConnectivity.READY or await self._liveness.is_there(index)
         except TimeoutError:
             return False
         except grpc.aio.UsageError:
-            pass  # It was closed, which the call finds as well.
-        return True
+            return True  # It was closed, which the call finds as well.
 
 
 async def any_ready(channels: Sequence[grpc.aio.Channel]) -> None:
@@ -222,55 +285,3 @@ async def any_ready(channels: Sequence[grpc.aio.Channel]) -> None:
 def _text(method: str | bytes) -> str:
     # grpcio has bytes where its annotations say str.
     return method.decode() if isinstance(method, bytes) else method
-
-
-def _attempt(deadline: float | None, *, hurried: bool) -> float | None:
-    """How many seconds one attempt may take, with or without somebody else to go to."""
-    if deadline is None:
-        return LONGEST_ATTEMPT if hurried else None
-    # Half of what is left: the rest is for the others.
-    left = _left(deadline)
-    return min(left / 2, LONGEST_ATTEMPT) if hurried else left
-
-
-def _left(deadline: float | None) -> float:
-    return float("inf") if deadline is None else deadline - time.monotonic()
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether there was no answer. Else the server has refused, and another one would as well."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        return error.code() in _LOST_STATUSES
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        # The channel was closed, to be replaced: it was not the caller who left.
-        return task is not None and not task.cancelling()
-    if isinstance(error, Unauthenticated):
-        # Not what a server says, but what is thought here of its certificate.
-        return error.reason == Reason.SERVER_CERTIFICATE_REFUSED
-    return isinstance(error, Unavailable | DeadlineExceeded)
-
-
-def _nothing_was_done(error: BaseException) -> bool:
-    return isinstance(error, HandclaspError) and not may_have_been_done(error)
-
-
-class _Lost:
-    """Remembers the first attempt whose answer was lost: what comes after it must not sound as if nothing was done.
-
-    Args:
-        counts: whether it matters.
-    """
-
-    def __init__(self, *, counts: bool) -> None:
-        self._counts = counts
-        self._first: HandclaspError | None = None
-
-    def heed(self, error: BaseException) -> BaseException:
-        """What to raise for that error, if it is to be the last."""
-        if not self._counts or not isinstance(error, HandclaspError):
-            return error
-        said = with_doubt(error, self._first)
-        if self._first is None and may_have_been_done(error):
-            self._first = error
-        return said

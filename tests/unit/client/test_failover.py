@@ -55,7 +55,8 @@ def test_what_may_be_repeated() -> None:
     issue = "/handclasp.certificates.v1.CertificateService/IssueCertificate"
     assert not may_be_repeated(issue, messages.IssueCertificateRequest())
     assert may_be_repeated(issue, messages.IssueCertificateRequest(request_id="once"))
-    assert not may_be_repeated("/p.S/RevokeCertificate", messages.RevokeCertificateRequest())
+    assert may_be_repeated("/p.S/RevokeCertificate", messages.RevokeCertificateRequest())
+    assert not may_be_repeated("/p.S/ReinstateCertificate", messages.ReinstateCertificateRequest())
     given = messages.IssueCertificateRequest(user="users/alice")
     made = identified(given)
     assert (made.user, given.request_id) == ("users/alice", "")
@@ -166,14 +167,14 @@ async def test_one_that_is_silent_takes_only_its_share_of_the_time(two: Two) -> 
 
 async def test_what_was_not_sent_to_one_that_is_silent_goes_to_the_next_one(two: Two) -> None:
     """A frozen process whose connections the kernel takes: nothing was done there, so any call may go on."""
-    revoke = messages.RevokeCertificateRequest(name="certificates/c0")
+    reinstate = messages.ReinstateCertificateRequest(name="certificates/c0")
     stub = two.stub(two.silent, two.one.tls)
     async with asyncio.timeout(4):
-        await stub.RevokeCertificate(revoke, timeout=3)
-    assert len(two.one.asked("RevokeCertificate")) == 1
+        await stub.ReinstateCertificate(reinstate, timeout=3)
+    assert len(two.one.asked("ReinstateCertificate")) == 1
     alone = two.stub(free_address(), two.silent)
     with pytest.raises(grpc.aio.AioRpcError):
-        await alone.RevokeCertificate(revoke, timeout=1)
+        await alone.ReinstateCertificate(reinstate, timeout=1)
 
 
 async def test_one_with_a_certificate_of_another_ca_is_passed_over(two: Two) -> None:
@@ -192,11 +193,11 @@ async def test_one_with_a_certificate_of_another_ca_is_passed_over(two: Two) -> 
         assert not wrong.seen
 
 
-async def test_what_has_a_request_id_goes_to_the_next_one_and_nothing_else(two: Two) -> None:
+async def test_what_has_a_request_id_goes_to_the_next_one_and_what_gives_does_not(two: Two) -> None:
     stub = two.stub(two.one.tls, two.other.tls)
-    two.one.refuse["RevokeCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+    two.one.refuse["ReinstateCertificate"] = [grpc.StatusCode.UNAVAILABLE]
     with pytest.raises(grpc.aio.AioRpcError):
-        await stub.RevokeCertificate(messages.RevokeCertificateRequest(name="certificates/c0"), timeout=10)
+        await stub.ReinstateCertificate(messages.ReinstateCertificateRequest(name="certificates/c0"), timeout=10)
     assert not two.other.seen
     two.one.refuse["RenewCertificate"] = [grpc.StatusCode.UNAVAILABLE]
     two.other.refuse["RenewCertificate"] = [grpc.StatusCode.NOT_FOUND]
@@ -234,14 +235,16 @@ async def test_a_client_of_several_addresses(two: Two) -> None:
         asked = two.one.asked("IssueCertificate") + two.other.asked("IssueCertificate")
         assert len(asked) == 3
         assert len({seen.request.request_id for seen in asked} - {""}) == 1
-        two.one.refuse["RevokeCertificate"] = two.other.refuse["RevokeCertificate"] = [grpc.StatusCode.UNAVAILABLE]
+        two.one.refuse["ReinstateCertificate"] = two.other.refuse["ReinstateCertificate"] = [
+            grpc.StatusCode.UNAVAILABLE
+        ]
         with pytest.raises(Unavailable) as lost:
-            await client.certificates.RevokeCertificate(messages.RevokeCertificateRequest(name="certificates/c0"))
+            await client.certificates.ReinstateCertificate(messages.ReinstateCertificateRequest(name="certificates/c0"))
         assert lost.value.reason == Reason.CONNECTION_LOST
     async with HandclaspClient(tls=tls, certificates=f"{free_address()},{two.one.tls},{free_address()}") as client:
         # Nothing was sent to where nobody is, so whatever it is goes on.
         for _ in range(4):
-            await client.certificates.RevokeCertificate(messages.RevokeCertificateRequest(name="certificates/c0"))
+            await client.certificates.ReinstateCertificate(messages.ReinstateCertificateRequest(name="certificates/c0"))
     # One whose answer was lost may have been carried out, whatever the others say after it.
     async with HandclaspClient(tls=tls, certificates=f"{two.one.tls},{free_address()}", timeout=3) as client:
         two.one.refuse["IssueCertificate"] = [grpc.StatusCode.UNAVAILABLE] * 20
