@@ -18,6 +18,7 @@ from handclasp.cli.output import moment as shown_moment
 from handclasp.cli.output import print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
 from handclasp.cli.taking_away import in_force_json, print_in_force, take_away
+from handclasp.cli.text import shown
 from handclasp.cli.values import duration, enum_name, labels, moment, to_duration, to_timestamp
 from handclasp.client import files
 from handclasp.client.names import CERTIFICATES, USERS, resource_id, resource_name
@@ -247,7 +248,7 @@ async def download(
     elif out is not None:
         print_line(f"Certificate: {out}")
     else:
-        print(found.pem, end="")
+        print(shown(found.pem), end="")
 
 
 @command(app, "update")

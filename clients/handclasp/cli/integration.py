@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from handclasp.cli.commands import command, group
 from handclasp.cli.output import print_details, print_json, print_line, print_table, to_json
 from handclasp.cli.session import Session
+from handclasp.cli.text import shown_json
 from handclasp.client.names import INTEGRATIONS, resource_id, resource_name
 from handclasp.client.paging import items
 from handclasp.integrations.v1.integration_pb2 import Integration
@@ -71,7 +72,7 @@ def _print(integration: Integration) -> None:
         ),
     )
     for what, schema in (("Input", integration.input_schema), ("Output", integration.output_schema)):
-        print_line(f"\n{what}, as JSON Schema:\n{json.dumps(_plain(schema), indent=2, ensure_ascii=False)}")
+        print_line(f"\n{what}, as JSON Schema:\n{shown_json(json.dumps(_plain(schema), indent=2, ensure_ascii=False))}")
 
 
 def _to_json(integration: Integration) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from handclasp.cli.text import shown
+from handclasp.cli.text import shown_json
 
 _LEXEME = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 def pretty(text: str) -> str:
-    """JSON text, two spaces a level, fit for a terminal. Strings and numbers stay as they are written."""
-    return shown("".join(_pieces(_LEXEME.findall(text))))
+    """JSON text, two spaces a level, fit for a terminal. Numbers stay as they are written, and strings but for
+    what could steer the terminal."""
+    return shown_json("".join(_pieces(_LEXEME.findall(text))))
 
 
 def _pieces(lexemes: list[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from handclasp.cli.text import shown
+from handclasp.cli.text import shown, shown_json
 from handclasp.client.names import resource_id
 
 _WIDTH_FOR_SCRIPTS = 100_000  # characters
@@ -33,8 +33,8 @@ def to_json(message: Message) -> dict[str, Any]:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON document, indented."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document, indented, fit for a terminal."""
+    print(shown_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_details(title: str, rows: Sequence[tuple[str, str]]) -> None:

@@ -14,6 +14,7 @@ import typer
 from handclasp.cli.commands import command, single
 from handclasp.cli.json_text import pretty
 from handclasp.cli.session import CommonOptions, Output, Session
+from handclasp.cli.text import shown_json
 from handclasp.cli.values import duration, hosts_and_ports
 from handclasp.client import files
 from handclasp.client.client import HandclaspClient
@@ -62,7 +63,10 @@ async def run(
         typer.Option("--timeout", metavar="TIME", help="Give up after this: 30s, 5m.", parser=duration),
     ] = None,
 ) -> None:
-    """Run an integration over mTLS and print its output, JSON exactly as it came (indented on a terminal)."""
+    """Run an integration over mTLS and print its output: JSON exactly as it came; indented on a terminal.
+
+    On a terminal and with -o json, what could steer a terminal is escaped.
+    """
     if (certificate is None) != (key is None):
         raise typer.BadParameter("--cert and --key go together; give both or neither")
     if password_file is not None and user is None and session.options.username is None:
@@ -89,8 +93,10 @@ async def run(
             answer = await client.integrations.ExecuteIntegration(request, timeout=seconds)
         except InvalidArgument as error:
             raise _all_faults(error, integration, given) from error
-    on_terminal = session.output is Output.TEXT and sys.stdout.isatty()
-    print(pretty(answer.output_json) if on_terminal else answer.output_json)
+    if session.output is Output.JSON:
+        print(shown_json(answer.output_json))
+    else:
+        print(pretty(answer.output_json) if sys.stdout.isatty() else answer.output_json)
 
 
 def _all_faults(error: InvalidArgument, integration: str, given: str) -> InvalidArgument:

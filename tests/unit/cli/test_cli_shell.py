@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,8 +19,8 @@ from handclasp.cli import values
 from handclasp.cli.exit_status import error_line, exit_status
 from handclasp.cli.json_text import pretty
 from handclasp.cli.main import Handclasp as Commands
-from handclasp.cli.output import print_table
-from handclasp.cli.text import one_line, shown
+from handclasp.cli.output import print_json, print_table
+from handclasp.cli.text import one_line, shown, shown_json
 from handclasp.errors import (
     Aborted,
     FailedPrecondition,
@@ -175,6 +177,22 @@ def test_json_is_indented_and_not_rewritten() -> None:
 def test_text_from_elsewhere_steers_no_terminal() -> None:
     assert shown("é 名 \x1b[2J\u202eab\r\n") == "é 名 \\x1b[2J\\u202eab\\r\n"
     assert one_line("a\n\tb\u2028c") == "a b c"
+
+
+def test_nor_does_json_of_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
+    # Halves of surrogates in the order in which they are none.
+    every = "".join(
+        map(chr, [*range(0xD800), *range(0xDC00, 0xE000), *range(0xD800, 0xDC00), *range(0xE000, 0x110000)])
+    )
+    value = {"a": every, "b\x9b31m": ["é 名 \U0001f600"]}
+    print_json(value)
+    printed = capsys.readouterr().out
+    for text in (printed, pretty(json.dumps(value, ensure_ascii=False))):
+        assert json.loads(text) == value
+        assert not {unicodedata.category(character) for character in text} & {"Cf", "Cs", "Zl", "Zp"}
+        assert {character for character in text if unicodedata.category(character) == "Cc"} == {"\n"}
+        assert "é 名 \U0001f600" in text
+    assert shown_json('\t{"a": \r\n"\x7f"}') == '\t{"a": \r\n"\\u007f"}', "white space between values stays"
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
