@@ -11,7 +11,7 @@ from cryptography import x509
 
 from handclasp.certificate_service.certificate_authority import Installation
 from handclasp.certificate_service.use_cases.caller import Clock
-from handclasp.certificate_service.use_cases.trust_anchors import TrustBundle
+from handclasp.certificate_service.use_cases.trust_bundle import TrustBundle
 from handclasp.certificate_service.x509.issuing import (
     certificate_pem,
     generate_key,

@@ -232,6 +232,7 @@ def _add_services(server: grpc.aio.Server, service: Service, *, mutual_tls_port:
         certificates=service.certificates,
         check=service.check,
         anchors=service.anchors,
+        bundle=service.bundle,
         chains=service.chains,
     )
     certificates = CertificateService(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from handclasp.certificate_service.certificate_authority import Installation, open_installation
 from handclasp.certificate_service.data_folder import KEYS, sqlite_file
+from handclasp.certificate_service.domain.changes import Position
 from handclasp.certificate_service.listeners import ListenerCredentials
 from handclasp.certificate_service.passwords.checking import PasswordChecker
 from handclasp.certificate_service.passwords.guesses import Guesses
@@ -41,6 +42,7 @@ from handclasp.certificate_service.use_cases.refusal_records import RefusalRecor
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate
 from handclasp.certificate_service.use_cases.report_refusals import ReportRefusals
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
+from handclasp.certificate_service.use_cases.trust_bundle import CurrentTrustBundle
 from handclasp.certificate_service.use_cases.upload_certificate import UploadCertificate
 from handclasp.certificate_service.use_cases.users import Users
 from handclasp.certificate_service.use_cases.watch_authorization import WatchAuthorization, WatchLimits, WatchParts
@@ -72,6 +74,7 @@ class Service:
     enroll_replica: EnrollReplica
     check: CheckPermission
     anchors: TrustAnchors
+    bundle: CurrentTrustBundle
     chains: IssuerChains
     explain: ExplainDecision
     refusal_records: RefusalRecords
@@ -172,12 +175,16 @@ async def open_service(
         rights = IssuingRights(access, own_names=settings.server_names, clock=clock)
         enrollment = RecognizedTokens(database, PasswordThrottle(settings.throttle), denials, clock, steady)
 
+        def known_position() -> Position | None:
+            return None if database.shared or coordination.feed.known_head is None else coordination.feed.head
+
+        bundle = CurrentTrustBundle(database, known_position)
         anchors = TrustAnchors(database, barrier, access, tokens, clock)
         listeners = ListenerCredentials(
             installation,
             names=settings.server_names,
             lifetime=settings.server_certificate_lifetime,
-            read_bundle=anchors.bundle,
+            read_bundle=bundle.read,
             clock=clock,
         )
         await listeners.reload_bundle()
@@ -216,6 +223,7 @@ async def open_service(
             enroll_replica=EnrollReplica(barrier, access, enrollment, installation, clock),
             check=CheckPermission(facts, authenticator, access, denials, clock=clock, log=refusal_log().record),
             anchors=anchors,
+            bundle=bundle,
             chains=IssuerChains(database),
             explain=ExplainDecision(denials, access),
             refusal_records=refusal_records,

@@ -9,7 +9,7 @@ import structlog
 
 from handclasp.certificate_service.certificate_authority import Installation
 from handclasp.certificate_service.listeners import ListenerCredentials
-from handclasp.certificate_service.use_cases.trust_anchors import TrustBundle
+from handclasp.certificate_service.use_cases.trust_bundle import TrustBundle
 from handclasp.certificate_service.x509.issuing import make_issuing_authority, make_root
 
 DOMAIN = "example.test"

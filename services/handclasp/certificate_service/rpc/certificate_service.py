@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
@@ -54,6 +54,7 @@ from handclasp.certificate_service.use_cases.pages import PageRequest, list_hash
 from handclasp.certificate_service.use_cases.recognized_tokens import Sender
 from handclasp.certificate_service.use_cases.renew_certificate import RenewCertificate, RenewRequest
 from handclasp.certificate_service.use_cases.trust_anchors import TrustAnchors
+from handclasp.certificate_service.use_cases.trust_bundle import CurrentTrustBundle
 from handclasp.certificate_service.use_cases.upload_certificate import (
     PossessionProof,
     UploadCertificate,
@@ -101,6 +102,7 @@ class UseCases:
     certificates: Certificates
     check: CheckPermission
     anchors: TrustAnchors
+    bundle: CurrentTrustBundle
     chains: IssuerChains
 
 
@@ -297,7 +299,9 @@ class CertificateService(CertificateServiceServicer):
         )
         joined = in_force(enrolled, context)
         return pb.EnrollReplicaResponse(
-            trust_domain=self._trust_domain, authority=_pem(joined.authority), root=_pem(joined.root)
+            trust_domain=self._trust_domain,
+            authority=ssl.DER_cert_to_PEM_cert(joined.authority),
+            root=ssl.DER_cert_to_PEM_cert(joined.root),
         )
 
     async def CheckPermission(self, request: pb.CheckPermissionRequest, context: Context) -> decision_pb2.Decision:
@@ -344,12 +348,13 @@ class CertificateService(CertificateServiceServicer):
 
     async def GetTrustBundle(self, request: pb.GetTrustBundleRequest, context: Context) -> pb.TrustBundle:
         caller = the_caller_if_known()
-        bundle = await self._do.anchors.bundle()
-        shown = bundle.anchors if caller is not None and self._do.anchors.sees_anchors(caller) else ()
+        sees_anchors = caller is not None and self._do.anchors.sees_anchors(caller)
+        bundle = await self._do.bundle.read()
         return pb.TrustBundle(
             trust_domain=self._trust_domain,
-            authorities=map(_pem, bundle.authorities),
-            trust_anchors=map(_pem, shown),
+            authorities=_pems(bundle.authorities),
+            trust_anchors=_pems(bundle.anchors) if sees_anchors else (),
+            # Also of one that is kept: that nothing has changed since was looked at just now.
             read_time=to_timestamp(self._clock()),
             mutual_tls_port=self._mutual_tls_port(),
         )
@@ -381,8 +386,10 @@ def _is_printable_ascii(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _pem(der: bytes) -> str:
-    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode("ascii")
+# Anybody may ask for the bundle, as often as they like. What comes out follows from what goes in alone.
+@functools.lru_cache(maxsize=4)
+def _pems(ders: tuple[bytes, ...]) -> tuple[str, ...]:
+    return tuple(map(ssl.DER_cert_to_PEM_cert, ders))
 
 
 def _question(

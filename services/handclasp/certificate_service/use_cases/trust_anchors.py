@@ -1,8 +1,6 @@
-"""Trust anchors, and the bundle that they are part of."""
+"""Trust anchors: outside CAs whose leaves may be uploaded."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -14,7 +12,7 @@ from handclasp.certificate_service.domain.identifiers import new_id, not_found, 
 from handclasp.certificate_service.domain.permissions import Permission
 from handclasp.certificate_service.domain.users import check_text
 from handclasp.certificate_service.domain.visibility import visible_by
-from handclasp.certificate_service.storage.database import Database, Snapshot, Transaction
+from handclasp.certificate_service.storage.database import Database, Transaction
 from handclasp.certificate_service.storage.installation import read_authorities
 from handclasp.certificate_service.storage.trust_anchors import add_anchor, all_anchors, list_anchors, remove_anchor
 from handclasp.certificate_service.use_cases.access import Access
@@ -25,15 +23,6 @@ from handclasp.certificate_service.watching.barrier import Barrier, InForce
 from handclasp.certificate_service.x509.anchors import conflict, conflict_with_own, read_anchor
 from handclasp.certificate_service.x509.fingerprints import fingerprint
 from handclasp.errors import AlreadyExists, FailedPrecondition, Reason
-
-
-@dataclass(frozen=True, slots=True)
-class TrustBundle:
-    """The CA certificates of the trust domain, as DER: our own, of all replicas, the root first; and the trust anchors.
-    Both oldest first."""
-
-    authorities: tuple[bytes, ...]
-    anchors: tuple[bytes, ...]
 
 
 class TrustAnchors:
@@ -148,15 +137,6 @@ class TrustAnchors:
         if not done.value:
             raise not_found(Reason.TRUST_ANCHOR_NOT_FOUND, name)
         return InForce(None, done.revision, done.settled)
-
-    async def bundle(self) -> TrustBundle:
-        """What servers of the trust domain let in: our own CAs come first."""
-
-        async def read(snapshot: Snapshot) -> TrustBundle:
-            own, anchors = await read_authorities(snapshot), await all_anchors(snapshot)
-            return TrustBundle(tuple(authority.der for authority in own), tuple(anchor.der for anchor in anchors))
-
-        return await self._database.read(read)
 
     def sees_anchors(self, caller: Caller) -> bool:
         """Whether the anchors may be shown to the caller."""
