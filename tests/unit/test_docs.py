@@ -24,6 +24,7 @@ from handclasp.certificate_service.rpc.admission import ADMISSIONS, Admission
 from handclasp.cli.main import app
 from handclasp.errors import Reason
 from handclasp.errors.status import CODES
+from handclasp.integration_execution.conversion import validated
 from handclasp.integration_execution.registry import Registry, find_integrations
 from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.serving.refused_handshakes import HandshakeReason
@@ -280,8 +281,8 @@ async def test_the_example_of_an_integration_runs(tmp_path: Path) -> None:
     registry = Registry(find_integrations(tmp_path))
     taxes = registry.get("taxes.add")
     assert taxes is not None
-    output = await IntegrationRunner().run(taxes, {"net": "19.99", "rate": Decimal("0.19")})
-    assert output == {"tax": "3.80", "gross": "23.79"}
+    output = await IntegrationRunner().run(taxes, validated(taxes, {"net": "19.99", "rate": Decimal("0.19")}))
+    assert output.model_dump(mode="json") == {"tax": "3.80", "gross": "23.79"}
 
 
 def test_dependencies_are_those_of_the_lock() -> None:

@@ -11,21 +11,18 @@ from google.protobuf.struct_pb2 import Struct
 
 from handclasp.authoring import NAME_PATTERN, Integration
 from handclasp.authorization.v1 import permission_pb2
-from handclasp.errors import FailedPrecondition, NotFound, PermissionDenied, Reason, invalid_field
+from handclasp.errors import NotFound, PermissionDenied, Reason, invalid_field
+from handclasp.integration_execution.converter import Converter
+from handclasp.integration_execution.large_executions import ExecutionRequest
 from handclasp.integration_execution.page_tokens import PageTokens
-from handclasp.integration_execution.payload import (
-    NotExactError,
-    NotJsonError,
-    from_json,
-    from_struct,
-    to_json,
-    to_struct,
-)
 from handclasp.integration_execution.registry import Registry
-from handclasp.integration_execution.runner import IntegrationRunner, output_failed
+from handclasp.integration_execution.runner import IntegrationRunner, require_enabled
 from handclasp.integrations.v1 import integration_pb2
 from handclasp.integrations.v1 import integration_service_pb2 as messages
-from handclasp.integrations.v1.integration_service_pb2_grpc import IntegrationServiceServicer
+from handclasp.integrations.v1.integration_service_pb2_grpc import (
+    IntegrationServiceServicer,
+    add_IntegrationServiceServicer_to_server,
+)
 from handclasp.relying_party.decisions import Allowed
 from handclasp.relying_party.judging import Permission
 from handclasp.serving.interceptor import current_peer
@@ -56,11 +53,17 @@ class IntegrationService(IntegrationServiceServicer):
     """Needs `CallInterceptor` around it, which maps typed errors and provides the peer."""
 
     def __init__(
-        self, registry: Registry, authorizer: Authorizer, runner: IntegrationRunner, page_tokens: PageTokens
+        self,
+        registry: Registry,
+        authorizer: Authorizer,
+        runner: IntegrationRunner,
+        converter: Converter,
+        page_tokens: PageTokens,
     ) -> None:
         self._registry = registry
         self._authorizer = authorizer
         self._runner = runner
+        self._converter = converter
         self._page_tokens = page_tokens
 
     async def ListIntegrations(
@@ -107,39 +110,36 @@ class IntegrationService(IntegrationServiceServicer):
         message.output_schema.CopyFrom(ParseDict(integration.output_schema, Struct()))
         return message
 
-    async def ExecuteIntegration(
+    async def ExecuteIntegration(  # type: ignore[override] # requests and responses that are large stay bytes
         self,
-        request: messages.ExecuteIntegrationRequest,
+        request: ExecutionRequest,
         context: Context,
-    ) -> messages.ExecuteIntegrationResponse:
+    ) -> messages.ExecuteIntegrationResponse | bytes:
         name = _integration_id(request.name)
-        await self._authorizer.require(current_peer(), _EXECUTE, request.name)
+        allowed = await self._authorizer.require(current_peer(), _EXECUTE, request.name)
         integration = self._find(name, request.version)
-        as_json = request.WhichOneof("input_form") == "input_json"
-        value = from_json(request.input_json) if as_json else from_struct(request.input)
+        require_enabled(integration)
+        value = await self._converter.input(integration, request, allowed.user)
         output = await self._runner.run(integration, value)
-        response = messages.ExecuteIntegrationResponse(integration=request.name, version=integration.version)
-        try:
-            if as_json:
-                response.output_json = to_json(output)
-            else:
-                response.output.CopyFrom(to_struct(output))
-        except NotExactError as error:
-            raise FailedPrecondition(
-                Reason.OUTPUT_NOT_EXACT,
-                f"a structure cannot hold the output: {error}; send the input as `input_json`, and the output comes "
-                "back as exact JSON text",
-            ) from None
-        except (NotJsonError, ValueError, TypeError, RecursionError) as error:
-            # Lone surrogates, names that are no text, integers of thousands of digits, lists without an end.
-            raise output_failed(integration, error) from None
-        return response
+        return await self._converter.output(integration, request, output, allowed.user)
+
+    def add_to_server(self, server: grpc.aio.Server) -> None:
+        """Adds all methods. What is registered for one later replaces what was registered before."""
+        add_IntegrationServiceServicer_to_server(self, server)
+        execute = grpc.unary_unary_rpc_method_handler(
+            self.ExecuteIntegration, request_deserializer=self._converter.parse, response_serializer=_serialized
+        )
+        server.add_registered_method_handlers(SERVICE_NAME, {"ExecuteIntegration": execute})
 
     def _find(self, name: str, version: str) -> Integration[Any, Any]:
         integration = self._registry.get(name, version)
         if integration is None:
             raise _not_found(name, version)
         return integration
+
+
+def _serialized(response: messages.ExecuteIntegrationResponse | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _integration_id(resource: str) -> str:

@@ -8,13 +8,14 @@ from contextlib import AsyncExitStack
 import structlog
 
 from handclasp.errors import PermissionDenied, Reason
+from handclasp.integration_execution.conversion_pool import ConversionPool
+from handclasp.integration_execution.converter import Converter
 from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
 from handclasp.integration_execution.metrics import relying_party_source
 from handclasp.integration_execution.page_tokens import PageTokens
 from handclasp.integration_execution.registry import IntegrationLoadError, Registry, find_integrations
 from handclasp.integration_execution.runner import IntegrationRunner
 from handclasp.integration_execution.settings import ExecutionSettings
-from handclasp.integrations.v1.integration_service_pb2_grpc import add_IntegrationServiceServicer_to_server
 from handclasp.relying_party import Options, RelyingParty
 from handclasp.relying_party.decisions import Allowed
 from handclasp.serving.call_budgets import CallBudgets
@@ -95,8 +96,10 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         budgets = interceptor.budgets
         server = make_server(interceptor, fitting(settings.limits, listeners=1), shared_ports=worker is not None)
         page_tokens = PageTokens(b"" if worker is None else worker.secret)
-        service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner(), page_tokens)
-        add_IntegrationServiceServicer_to_server(service, server)
+        pool = await stack.enter_async_context(ConversionPool(settings.inputs, settings.integrations_folder))
+        converter = Converter(settings.inputs, pool)
+        service = IntegrationService(registry, relying_party.authorizer, IntegrationRunner(), converter, page_tokens)
+        service.add_to_server(server)
         health = add_health_and_reflection(server, [SERVICE_NAME])
         port = listen(server, settings.host, settings.port, relying_party.server_credentials(), setting="port")
         handshakes = HandshakeRefusals(

@@ -48,6 +48,45 @@ def input_invalid(violations: Iterable[FieldViolation]) -> InvalidArgument:
     )
 
 
+def has_more_values(text: str, maximum: int) -> bool:
+    """Whether JSON text has more values than that, without making any of them; of text that is not JSON, up to where it
+    stops being so. Takes time in proportion to the text, and little of it.
+
+    Names are not counted, as each goes with a value.
+    """
+    # Each value but the outermost follows a comma or is the first of an object or a list.
+    if _separators(text) < maximum:
+        return False
+    # Those within strings do not count. What is escaped ends no string.
+    outside = '"'.join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    for space in " \t\n\r":
+        outside = outside.replace(space, "")
+    return _separators(outside) - outside.count("{}") - outside.count("[]") >= maximum
+
+
+def _separators(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
+
+
+def struct_has_more_values(struct: Struct, maximum: int) -> bool:
+    """Whether a structure has more values than that. Looks at no more of them."""
+    left = maximum - 1
+    rest: list[Struct | ListValue] = [struct]
+    while rest:
+        container = rest.pop()
+        values = container.values if isinstance(container, ListValue) else container.fields.values()
+        left -= len(values)
+        if left < 0:
+            return True
+        for value in values:
+            kind = value.WhichOneof("kind")
+            if kind == "struct_value":
+                rest.append(value.struct_value)
+            elif kind == "list_value":
+                rest.append(value.list_value)
+    return False
+
+
 def from_struct(struct: Struct) -> dict[str, Any]:
     """Raises InvalidArgument (INPUT_INVALID) for NaN, Infinity, and values without a kind."""
     return {name: _from_value(value, (None, name)) for name, value in struct.fields.items()}

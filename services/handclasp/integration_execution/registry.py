@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import stat
 import sys
+import types
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,6 +107,8 @@ def _from_folder(folder: Path) -> Iterator[Found]:
     if not folder.is_dir():
         raise IntegrationLoadError(f"the integrations folder {folder} does not exist; make it, or unset the setting")
     _refuse_writable_by_all(folder)
+    # Pickles of what the files define are read by the name of their module, and so by that of its package.
+    sys.modules.setdefault(_FOLDER_MODULE, types.ModuleType(_FOLDER_MODULE))
     for path in sorted(folder.glob("*.py")):
         _refuse_writable_by_all(path)
         integrations = _from_file(path)

@@ -1,4 +1,4 @@
-"""Runs an integration once: input checked, time limited, failures told apart."""
+"""Runs an integration once: time limited, failures told apart."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import asyncio
 from typing import Any, cast
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from handclasp.authoring import Integration, JsonObject
-from handclasp.errors import Aborted, DeadlineExceeded, FailedPrecondition, FieldViolation, Reason
-from handclasp.integration_execution.payload import input_invalid
-
-MAX_VIOLATIONS = 100
-"""How many fields at fault a refusal names."""
+from handclasp.authoring import Integration
+from handclasp.errors import Aborted, DeadlineExceeded, FailedPrecondition, Reason
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -30,25 +26,15 @@ class IntegrationRunner:
         # The event loop holds tasks weakly; those that were cancelled and still clean up must not vanish.
         self._running: set[asyncio.Task[BaseModel]] = set()
 
-    async def run(self, integration: Integration[Any, Any], value: dict[str, Any]) -> dict[str, Any]:
-        """Runs an integration on plain JSON values and returns plain JSON values.
+    async def run(self, integration: Integration[Any, Any], value: BaseModel) -> BaseModel:
+        """Runs an integration on its validated input.
 
         If this is cancelled, because the caller left or its deadline passed, the integration is cancelled too.
 
         Raises:
-            FailedPrecondition: INTEGRATION_DISABLED.
-            InvalidArgument: INPUT_INVALID, with a violation for each field.
             Aborted: INTEGRATION_FAILED; the traceback is in the log only.
             DeadlineExceeded: INTEGRATION_TIMED_OUT.
         """
-        if not integration.enabled:
-            raise FailedPrecondition(
-                Reason.INTEGRATION_DISABLED,
-                f"integration {integration.name} {integration.version} is disabled; ask whoever runs this server",
-            )
-        return _dumped(integration, await self._output(integration, _validated(integration, value)))
-
-    async def _output(self, integration: Integration[Any, Any], value: BaseModel) -> BaseModel:
         task = asyncio.create_task(_call(integration, value), name=f"integration {integration.name}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -67,10 +53,10 @@ class IntegrationRunner:
             )
         if task.cancelled():
             # Nobody asked for it: the integration let a CancelledError of its own out.
-            raise _failed(integration, asyncio.CancelledError("the integration cancelled itself"))
+            raise failed(integration, asyncio.CancelledError("the integration cancelled itself"))
         error = task.exception()
         if error is not None:
-            raise _failed(integration, error)
+            raise failed(integration, error)
         return task.result()
 
 
@@ -96,43 +82,17 @@ def _cancel(task: asyncio.Task[BaseModel], integration: Integration[Any, Any]) -
     task.cancel()
 
 
-def _validated(integration: Integration[Any, Any], value: dict[str, Any]) -> BaseModel:
-    try:
-        validated: BaseModel = integration.input_type.model_validate(value)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        violations = [
-            FieldViolation(".".join(str(part) for part in fault["loc"]), fault["msg"])
-            for fault in faults[:MAX_VIOLATIONS]
-        ]
-        raise input_invalid(violations) from None
-    except RecursionError:
-        raise input_invalid([FieldViolation("", "is nested too deeply")]) from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 a validator's bug; the server is not to end of it
-        raise _failed(integration, error) from None
-    return validated
-
-
-def _dumped(integration: Integration[Any, Any], output: BaseModel) -> dict[str, Any]:
-    if isinstance(output, JsonObject):
-        return output.members
-    try:
-        dumped: object = output.model_dump(mode="json", by_alias=True)
-    except Exception as error:  # noqa: BLE001 serializers are the integration's code too
-        raise _failed(integration, error) from None
-    if not isinstance(dumped, dict):
-        raise _failed(
-            integration, TypeError(f"its output is written as a {type(dumped).__name__}, and not as an object")
+def require_enabled(integration: Integration[Any, Any]) -> None:
+    """Raises FailedPrecondition (INTEGRATION_DISABLED) unless it can be run."""
+    if not integration.enabled:
+        raise FailedPrecondition(
+            Reason.INTEGRATION_DISABLED,
+            f"integration {integration.name} {integration.version} is disabled; ask whoever runs this server",
         )
-    return dumped
 
 
-def output_failed(integration: Integration[Any, Any], error: Exception) -> Aborted:
-    """The refusal of an output that cannot be sent."""
-    return _failed(integration, error)
-
-
-def _failed(integration: Integration[Any, Any], error: BaseException) -> Aborted:
+def failed(integration: Integration[Any, Any], error: BaseException) -> Aborted:
+    """The refusal of a call whose integration raised that; logs it."""
     _LOG.error("integration_failed", **_names(integration), exc_info=error)
     return Aborted(
         Reason.INTEGRATION_FAILED,

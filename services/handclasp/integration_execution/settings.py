@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from handclasp.client.addresses import check_addresses
+from handclasp.integration_execution.conversion_pool import InputLimits
 from handclasp.relying_party.decisions import MAX_DECISIONS
 from handclasp.relying_party.party import DECISION_TIMEOUT, LEASE_GRACE, LEASE_WAIT
 from handclasp.serving.refusal_log import RefusalLimits
@@ -64,6 +65,9 @@ class ExecutionSettings(SectionSettings):
         frozenset(), description="`name`, or `name@version`, of integrations that cannot be run here."
     )
 
+    inputs: InputLimits = Field(
+        default_factory=InputLimits, description="What inputs and outputs of integrations may take up."
+    )
     limits: ServerLimits = Field(default_factory=ServerLimits, description="What clients may take up.")
     refusals: RefusalLimits = Field(default_factory=RefusalLimits, description="How refusals are logged.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many processes serve the port together.")

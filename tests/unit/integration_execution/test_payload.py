@@ -20,6 +20,8 @@ from handclasp.integration_execution.payload import (
     NotJsonError,
     from_json,
     from_struct,
+    has_more_values,
+    struct_has_more_values,
     to_json,
     to_struct,
 )
@@ -146,3 +148,21 @@ def test_an_integer_that_a_double_cannot_hold_is_not_written_to_a_structure() ->
     assert to_struct({"n": -(2**53)})["n"] == -(2**53)
     with pytest.raises(NotExactError, match=r"at a\.n"):
         to_struct({"a": {"n": 2**53 + 1}})
+
+
+@given(objects, st.sampled_from([None, 1]))
+def test_values_are_counted_as_they_are(value: dict[str, Any], indent: int | None) -> None:
+    text, struct = json.dumps(value, indent=indent), None
+    with suppress(NotExactError):
+        struct = to_struct(value)
+    count = count_values(value)
+    assert has_more_values(text, count - 1)
+    assert not has_more_values(text, count)
+    if struct is not None:
+        assert struct_has_more_values(struct, count - 1)
+        assert not struct_has_more_values(struct, count)
+
+
+def count_values(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return 1 + sum(map(count_values, inner))

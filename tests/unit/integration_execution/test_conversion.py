@@ -1,16 +1,14 @@
-"""What an integration's code can do to the server."""
+"""What an integration's models can do to the server."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import pytest
 from pydantic import BaseModel, model_serializer, model_validator
 
-from handclasp.authoring import Integration, integration
-from handclasp.errors import Aborted, Reason
-from handclasp.integration_execution.runner import IntegrationRunner
+from handclasp.authoring import integration
+from handclasp.integration_execution.conversion import ModelFailedError, to_response, validated
 
 
 class Plain(BaseModel):
@@ -40,8 +38,11 @@ async def writes(_value: Plain) -> ExitsWhenWritten:
     return ExitsWhenWritten()
 
 
-@pytest.mark.parametrize("exits", [reads, writes])
-async def test_a_model_cannot_end_the_server(exits: Integration[Any, Any]) -> None:
-    with pytest.raises(Aborted) as caught:
-        await IntegrationRunner().run(exits, {})
-    assert caught.value.reason == Reason.INTEGRATION_FAILED
+def test_a_model_that_is_read_cannot_end_the_server() -> None:
+    with pytest.raises(ModelFailedError):
+        validated(reads, {})
+
+
+def test_a_model_that_is_written_cannot_end_the_server() -> None:
+    with pytest.raises(ModelFailedError):
+        to_response(writes, ExitsWhenWritten(), as_json=True)
