@@ -11,7 +11,7 @@ from handclasp.errors import PermissionDenied, Reason
 from handclasp.integration_execution.conversion_pool import ConversionPool
 from handclasp.integration_execution.converter import Converter
 from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
-from handclasp.integration_execution.metrics import relying_party_source
+from handclasp.integration_execution.metrics import relying_party_source, watchdog_source
 from handclasp.integration_execution.page_tokens import PageTokens
 from handclasp.integration_execution.registry import IntegrationLoadError, Registry, find_integrations
 from handclasp.integration_execution.runner import IntegrationRunner
@@ -32,6 +32,7 @@ from handclasp.transport.health_http import health_server
 from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.listener_metrics import listener_source
 from handclasp.transport.loop_lag import LoopLag
+from handclasp.transport.loop_watchdog import LoopWatchdog
 from handclasp.transport.metrics import Metrics
 from handclasp.transport.process import StartError, listen, write_ready_file
 from handclasp.transport.process_metrics import process_source
@@ -82,6 +83,9 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         # Before anything is waited for: whoever watches this process is to see that it lives, and what it lacks.
         http = await stack.enter_async_context(health_server(missing, metrics.exposition, settings))
         stack.callback(stop.on_failure(asyncio.create_task(lag.run(), name="event loop lag")).cancel)
+        watchdog = LoopWatchdog(stop, limit=settings.blocked_after, grace=settings.grace, probes=http.listener)
+        stack.enter_context(watchdog.watching())
+        metrics.add(watchdog_source(watchdog))
         relying_party = await _relying_party(settings, stop, stack)
         if relying_party is None:
             return

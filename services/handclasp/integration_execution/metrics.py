@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from handclasp.relying_party import RelyingParty
 from handclasp.transport.listener_metrics import LISTENER_METRICS
+from handclasp.transport.loop_watchdog import LoopWatchdog
 from handclasp.transport.metric import Metric, Source, counter, gauge
 from handclasp.transport.process_metrics import PROCESS_METRICS
 
@@ -23,10 +24,29 @@ CALLS_HELD = gauge("handclasp_calls_in_progress", "Calls that rest on a decision
 LEASE = gauge("handclasp_lease_running", "1 while this server may act on what it remembers, else 0.", across=min)
 APPLIED = gauge("handclasp_applied_revision", "The revision up to which every change is heeded here.", across=min)
 
+BLOCKS = counter("handclasp_event_loop_blocks", "Times that something held up the event loop beyond `blocked_after`.")
+BLOCKED_SECONDS = counter("handclasp_event_loop_blocked_seconds", "For how long it was held up so, together.")
+
+WATCHDOG_METRICS = (BLOCKS, BLOCKED_SECONDS)
 RELYING_PARTY_METRICS = (DECISIONS, CALLS_ABORTED, REMEMBERED, CALLS_HELD, LEASE, APPLIED)
 
-EXECUTION_METRICS: tuple[Metric, ...] = (*PROCESS_METRICS, *LISTENER_METRICS, *RELYING_PARTY_METRICS)
+EXECUTION_METRICS: tuple[Metric, ...] = (
+    *PROCESS_METRICS,
+    *LISTENER_METRICS,
+    *RELYING_PARTY_METRICS,
+    *WATCHDOG_METRICS,
+)
 """All that a process of the server tells."""
+
+
+def watchdog_source(watchdog: LoopWatchdog) -> Source:
+    """Tells `WATCHDOG_METRICS`."""
+
+    def tell() -> Iterable[Family]:
+        yield BLOCKS.of(watchdog.blocks)
+        yield BLOCKED_SECONDS.of(watchdog.seconds)
+
+    return tell
 
 
 def relying_party_source(relying_party: RelyingParty) -> Source:

@@ -63,9 +63,9 @@ class IntegrationRunner:
 async def _call(integration: Integration[Any, Any], value: BaseModel) -> BaseModel:
     try:
         output: object = await integration(value)
-    except SystemExit as error:
-        # In a task it would end the whole server.
-        raise RuntimeError(f"the integration called sys.exit({error.code!r})") from error
+    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        # In a task the first two would go past everything, and the last one says that somebody else ended it.
+        raise RuntimeError(f"the integration raised {error!r}") from error
     if not isinstance(output, integration.output_type):
         raise TypeError(
             f"it returned a {type(output).__name__}, and not the {integration.output_type.__name__} it declares"

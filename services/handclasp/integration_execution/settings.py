@@ -53,6 +53,10 @@ class ExecutionSettings(SectionSettings):
     lease_wait: Seconds = Field(
         LEASE_WAIT, description="How long a call waits for a lease if there is none, before the answer is UNAVAILABLE."
     )
+    blocked_after: Seconds = Field(
+        2.0,
+        description="How long something may hold up the event loop before that is logged, and /livez says 503.",
+    )
     lease_grace: Seconds = Field(LEASE_GRACE, description="How long calls in progress go on without a lease.")
     max_decisions: int = Field(
         MAX_DECISIONS,

@@ -94,6 +94,7 @@ class HttpServer:
             listener.close()
             raise port_taken(self._setting, self._host, self._wanted_port) from error
         self.port = listener.getsockname()[1]
+        self.listener = listener
         config = uvicorn.Config(
             Starlette(routes=self._routes),
             log_config=None,

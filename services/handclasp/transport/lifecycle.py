@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 import grpc
 import structlog
@@ -33,6 +35,8 @@ class StopRequests:
         self._graceful = asyncio.Event()
         self._at_once = asyncio.Event()
         self._failed = False
+        self.signalled_at: float | None = None
+        """When the first signal came, on the monotonic clock: known at once, even if the event loop does not turn."""
 
     def request(self) -> None:
         """Asks for a stop, or after the first time for a stop at once."""
@@ -87,6 +91,9 @@ class StopRequests:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.request)
+            # asyncio is told by a descriptor, and its own handler does nothing. Python calls this one between two steps
+            # of whatever holds up the loop.
+            signal.signal(number, self._note_signal)
         parent = os.environ.get(PARENT_PIPE_VARIABLE)
         pipe = None if parent is None else int(parent)
         if pipe is not None:
@@ -100,6 +107,10 @@ class StopRequests:
                 loop.remove_reader(pipe)
         if self._failed:
             raise ServiceFailedError
+
+    def _note_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self.signalled_at is None:
+            self.signalled_at = time.monotonic()
 
     def _parent_is_gone(self, pipe: int) -> None:
         # Nothing is ever written to it, so that it can be read means that it was closed.

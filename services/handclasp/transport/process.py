@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import errno
 import json
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from handclasp.errors import Reason
 from handclasp.serving.files import write_atomically
+from handclasp.transport.event_loop import run_to_the_end
 from handclasp.transport.file_descriptors import raise_limit
 from handclasp.transport.lifecycle import ServiceFailedError
 from handclasp.transport.logs import LogSettings, set_up_logging
@@ -139,7 +139,7 @@ def run_with_settings(name: str, settings: S, serve: Callable[[S], Coroutine[Any
     raise_limit()
     try:
         refuse_unwritable(settings.ready_file)
-        asyncio.run(serve(settings))
+        run_to_the_end(serve(settings))
     except StartError as error:
         _refuse_start(name, error)
     except ServiceFailedError:
