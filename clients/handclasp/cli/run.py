@@ -19,7 +19,7 @@ from handclasp.cli.values import duration, hosts_and_ports
 from handclasp.client import files
 from handclasp.client.client import HandclaspClient
 from handclasp.client.names import INTEGRATIONS, resource_name
-from handclasp.errors import InvalidArgument, Reason, invalid_field
+from handclasp.errors import Aborted, InvalidArgument, Reason, invalid_field
 from handclasp.integrations.v1.integration_service_pb2 import ExecuteIntegrationRequest
 
 app = single("Run an integration.")
@@ -93,6 +93,12 @@ async def run(
             answer = await client.integrations.ExecuteIntegration(request, timeout=seconds)
         except InvalidArgument as error:
             raise _all_faults(error, integration, given) from error
+    if not answer.output_json:
+        raise Aborted(
+            Reason.ANSWER_NOT_USABLE,
+            "the server answered without an output, though it says that the integration has run; see that the address "
+            "is that of an execution server, and whether it is of another version",
+        )
     if session.output is Output.JSON:
         print(shown_json(answer.output_json))
     else:

@@ -166,6 +166,12 @@ def test_run_passes_json_on_exactly(handclasp: Handclasp, small: Small, tmp_path
     assert {seen.request.name for seen in small.seen} == {"integrations/echo"}
 
 
+def test_run_of_an_answer_without_output(handclasp: Handclasp) -> None:
+    ran = handclasp("run", "empty")
+    assert (ran.out, ran.err.split(":")[0]) == ("", "ANSWER_NOT_USABLE")
+    assert ran.status != 0
+
+
 def test_run_without_context(bare: Handclasp, small: Small, context_file: Path, password_file: Path) -> None:
     folder = context_file.parent
     identity = ("--cert", folder / "cert.pem", "--key", folder / "key.pem")

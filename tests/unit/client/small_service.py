@@ -488,7 +488,9 @@ class _Integrations(integration_service_pb2_grpc.IntegrationServiceServicer):
         if request.name == "integrations/slow":
             await asyncio.sleep(30)
         return integration_messages.ExecuteIntegrationResponse(
-            integration=request.name, version="1.0.0", output_json=request.input_json
+            integration=request.name,
+            version="1.0.0",
+            output_json="" if request.name == "integrations/empty" else request.input_json,
         )
 
 

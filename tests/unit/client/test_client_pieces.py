@@ -17,11 +17,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from handclasp.certificates.v1.certificate_service_pb2 import IssueCertificateRequest, ListCertificatesRequest
+from handclasp.certificates.v1.certificate_service_pb2 import (
+    IssueCertificateRequest,
+    ListCertificatesRequest,
+    ListCertificatesResponse,
+)
 from handclasp.client import HandclaspClient, TlsMaterial, fetch_authority, files, issue_with_local_key, items
 from handclasp.client.csr import Curve, make_key_and_request
 from handclasp.client.retries import repeat_if_lost
 from handclasp.errors import (
+    Aborted,
     AlreadyExists,
     HandclaspError,
     InvalidArgument,
@@ -87,6 +92,19 @@ async def test_paging_takes_what_is_asked_for_and_no_page_more(
     assert names == [f"certificates/c{number}" for number in range(count)]
     assert len(small.seen) == calls
     assert {seen.request.user for seen in small.seen} <= {"users/alice"}
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_pages_without_an_end_are_given_up(same: bool) -> None:
+    tokens = itertools.count(1)
+
+    async def list_endlessly(request: ListCertificatesRequest) -> ListCertificatesResponse:
+        return ListCertificatesResponse(next_page_token="again" if same else str(next(tokens)))
+
+    found = items(list_endlessly, ListCertificatesRequest(), lambda page: list(page.certificates))
+    with pytest.raises(Aborted) as caught:
+        _ = [certificate async for certificate in found]
+    assert caught.value.reason == Reason.ANSWER_NOT_USABLE
 
 
 async def test_a_lost_answer_is_asked_for_again_with_the_same_request_id(small: Small) -> None:
