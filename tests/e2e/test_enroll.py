@@ -25,8 +25,8 @@ def enroll(deployment: Deployment, machine: Path, *token: str) -> dict[str, Any]
     made = deployment.run("admin", "token", *token).json()
     machine.mkdir(exist_ok=True)
     command = shlex.split(made["command"])[1:]
-    enrolled = run_command(*command, "-o", "json", folder=machine)
-    stolen = run_command(*command, "--out", "stolen", folder=machine)
+    enrolled = run_command(*command, "-o", "json", folder=machine, given=made["token"])
+    stolen = run_command(*command, "--out", "stolen", folder=machine, given=made["token"])
     assert stolen.reason(3) == "ENROLLMENT_TOKEN_USED"
     return enrolled.json()
 

@@ -176,9 +176,9 @@ async def test_a_taking_away_returns_soon_whatever_happens_to_one(
         print(f"{happens.__name__}, {'during' if meanwhile else 'before'}: {[f'{seconds:.2f}' for seconds in took]} s")
         assert max(took) < bound
         await begun.check(scene, healthy)
-        took = await asyncio.gather(*(scene.revoke_by_command(name) for name in by_command))
+        took = [await scene.revoke_by_command(name) for name in by_command]
         print(f"by the command: {[f'{seconds:.2f}' for seconds in took]} s, {quiet:.2f} s when nothing happens")
-        # Three at once, on as few cores as there are.
+        # On a machine that may be starting a service meanwhile.
         assert max(took) < bound + 3 * quiet
         await happening
         relying_party.send_signal(signal.SIGCONT)

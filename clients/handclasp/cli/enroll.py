@@ -13,7 +13,8 @@ from handclasp.cli.commands import command, single
 from handclasp.cli.csr import KeyKind, KeyKindOption
 from handclasp.cli.enrolling import Enrolled, Places, enroll_user
 from handclasp.cli.enrolling_replica import Replica, enroll_as_replica
-from handclasp.cli.output import print_json, print_line, to_json
+from handclasp.cli.output import print_json, print_line, print_note, to_json
+from handclasp.cli.passwords import ask_password
 from handclasp.cli.session import Session
 from handclasp.cli.values import host_and_port, hosts_and_ports
 from handclasp.client import files
@@ -29,11 +30,19 @@ async def enroll(
     session: Session,
     *,
     token: Annotated[
-        str | None, typer.Option("--token", metavar="T", help="The token, as `handclasp admin token` printed it.")
+        str | None,
+        typer.Option(
+            "--token", metavar="T", help="The token itself, which other users of this machine can see while this runs."
+        ),
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", metavar="FILE", help="It is in this file (mode 0600); - for standard input."),
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="The token, as `handclasp admin token` printed it, is in this file (mode 0600); - for standard input."
+            " Asked for at a terminal.",
+        ),
     ] = None,
     ca_fingerprint: Annotated[
         str,
@@ -93,13 +102,19 @@ async def enroll(
 def _token(given: str | None, file: Path | None) -> str:
     match given, file:
         case str(), None:
+            print_note(
+                "other users of this machine can see what is given by --token, and the shell may keep it; use"
+                " --token-file, or leave it out and be asked"
+            )
             return given.strip()
+        case None, _ if sys.stdin.isatty() and file in (None, _STANDARD_INPUT):
+            return ask_password("Token").strip()
         case None, Path() if file == _STANDARD_INPUT:
             return files.password_text(sys.stdin.buffer.readline(), "the token on standard input").strip()
         case None, Path():
             content = files.read_secret(file, "the token file")
             return files.password_text(content, f"the token file {file}").strip()
-    raise typer.BadParameter("give --token or --token-file, and not both")
+    raise typer.BadParameter("give --token-file, or - as its FILE for standard input; and not --token as well")
 
 
 def _show_replica(session: Session, made: Replica) -> None:

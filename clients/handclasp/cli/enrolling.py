@@ -89,13 +89,15 @@ class Enrolled:
 async def enroll_user(token: str, ca_fingerprint: str, places: Places, folder: Path, key_kind: KeyKind) -> Enrolled:
     """Gets the certificate that a token is good for, and writes it into a folder with all that belongs to it.
 
-    A key that is in the folder already is used: it is that of an earlier try whose answer was lost.
+    A key that is in the folder already is used: it is that of an earlier try whose answer was lost. So the folder and
+    the key must be the caller's own.
 
     Raises:
         HandclaspError: then nothing is left that was made here, unless a certificate may have been issued.
     """
     enrolled = folder / CERTIFICATE_FILE, folder / CONTEXT_FILE
     files.refuse_existing(enrolled)
+    files.refuse_prepared(folder, (CA_FILE, KEY_FILE))
     service = await verify_service(places.tls, ca_fingerprint)
     authority = service.authority
     with (

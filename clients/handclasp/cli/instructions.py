@@ -52,9 +52,10 @@ class Instructions:
 
     @property
     def command(self) -> str:
-        """The command for the other machine."""
+        """The command for the other machine. The token is no part of it: whoever looks at the processes there would see
+        it, and so would whoever reads the shell's history."""
         replica = ["--replica"] if self.for_replica else []
-        words = ["handclasp", "enroll", *replica, "--token", self.made.token]
+        words = ["handclasp", "enroll", *replica, "--token-file", "-"]
         words += ["--ca-fingerprint", self.ca_fingerprint, "--url", self.url]
         if self.for_replica:
             return shlex.join([*words, "--out", _DATA_FOLDER])
@@ -80,7 +81,7 @@ class Instructions:
             else f"gives one certificate of {made.user}"
         )
         print_line(f"It is shown once and stored nowhere. It {what}, until {moment(made.expire_time)}.")
-        print_line("On the other machine:")
+        print_line("On the other machine, where the command asks for the token, or reads it from standard input:")
         print_line(f"  {self.command}")
         if self.for_replica:
             print_line("The address must lead to the service where the installation was made: it has the root's key.")

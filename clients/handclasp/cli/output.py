@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from handclasp.cli.text import shown, shown_json
+from handclasp.cli.text import one_line, shown, shown_json
 from handclasp.client.names import resource_id
 
 _WIDTH_FOR_SCRIPTS = 100_000  # characters
@@ -76,6 +76,11 @@ def print_table(
 def print_line(line: str) -> None:
     """A sentence. Not wrapped, so that paths and names can be copied."""
     Console(highlight=False).print(_text(line), soft_wrap=True)
+
+
+def print_note(note: str) -> None:
+    """A line on standard error, beside what is printed."""
+    print(f"NOTE: {one_line(note)}", file=sys.stderr)
 
 
 def moment(timestamp: Timestamp) -> str:

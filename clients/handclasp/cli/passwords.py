@@ -1,4 +1,5 @@
-"""Where passwords come from: a file, standard input, or a terminal without echo. Never the command line."""
+"""Where passwords and tokens come from: a file, standard input, or a terminal without echo. Passwords never come from
+the command line."""
 
 from __future__ import annotations
 

@@ -75,18 +75,17 @@ def load(path: Path) -> Context:
 
     Raises:
         FailedPrecondition: there is none (CONTEXT_NOT_FOUND).
-        InvalidArgument: it cannot be read, or does not fit (CONTEXT_INVALID).
+        InvalidArgument: it cannot be read, or does not fit (CONTEXT_INVALID); or others can write it
+            (FILE_OPEN_TO_OTHERS).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_trusted(path, "the context file").decode()
     except FileNotFoundError as error:
         raise FailedPrecondition(
             Reason.CONTEXT_NOT_FOUND,
             f"there is no context file {path}; name one with --context or {ENVIRONMENT_VARIABLE}, or make one with "
             "`handclasp context new`",
         ) from error
-    except OSError as error:
-        raise files.unusable(path, "the context file", error) from error
     except UnicodeDecodeError as error:
         raise _invalid(path, "it is not UTF-8 text") from error
     try:

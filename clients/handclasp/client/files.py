@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from handclasp.serving.files import sync_folder
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
 _OPEN_TO_OTHERS = 0o077
+_WRITABLE_BY_OTHERS = 0o022
+_ROOT = 0
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -52,6 +55,69 @@ def read_secret(path: Path, what: str) -> bytes:
             return file.read()
     except OSError as error:
         raise unusable(path, what, error) from error
+
+
+def read_trusted(path: Path, what: str) -> bytes:
+    """Reads a file that says whom to believe, such as a context file. Whoever can write it could have it say something
+    else. A file of another user's is taken from a folder of that user's only: there it was not slipped in.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InvalidArgument: others can write it (FILE_OPEN_TO_OTHERS), or it cannot be read (FILE_NOT_USABLE).
+    """
+    try:
+        with path.open("rb") as file:
+            found, folder = os.fstat(file.fileno()), path.parent.stat()
+            fault = None
+            if found.st_mode & _WRITABLE_BY_OTHERS:
+                fault = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o}); run `chmod go-w {path}`"
+            elif found.st_uid not in (os.geteuid(), _ROOT, folder.st_uid):
+                fault = f"belongs to another user (id {found.st_uid}), who could change it; make one of your own"
+            elif _anybody_can_replace_in(folder):
+                fault = f"is in a folder in which anybody could replace it; run `chmod o-w {path.parent}`"
+            if fault is not None:
+                raise InvalidArgument(
+                    Reason.FILE_OPEN_TO_OTHERS, f"{what} {path} {fault}, after a look at what it says"
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unusable(path, what, error) from error
+
+
+def refuse_prepared(folder: Path, names: Sequence[str]) -> None:
+    """Looks at a folder that is to hold a key: whether others could have put one there, or could replace it.
+
+    Args:
+        names: of files that would be used if they are there.
+
+    Raises:
+        InvalidArgument: anybody can write in it, or it or such a file is another user's (FILE_OPEN_TO_OTHERS).
+    """
+    for path in (folder, *(folder / name for name in names)):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise unusable(path, "the folder" if path == folder else "the file", error) from error
+        if found.st_uid != os.geteuid():
+            raise InvalidArgument(
+                Reason.FILE_OPEN_TO_OTHERS,
+                f"{path} belongs to another user (id {found.st_uid}), who could know or replace the key; run this as"
+                " that user, or choose another folder",
+            )
+        if path == folder and _anybody_can_replace_in(found):
+            raise InvalidArgument(
+                Reason.FILE_OPEN_TO_OTHERS,
+                f"anybody can write in {folder} (mode {stat.S_IMODE(found.st_mode):04o}), which is to hold a private"
+                f" key; run `chmod 700 {folder}` after a look at what is in it, or choose another folder",
+            )
+
+
+def _anybody_can_replace_in(folder: os.stat_result) -> bool:
+    return bool(folder.st_mode & stat.S_IWOTH) and not folder.st_mode & stat.S_ISVTX
 
 
 def read_password(path: Path) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shlex
 import stat
+import subprocess
+import termios
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -16,6 +21,7 @@ from handclasp.certificates.v1.enrollment_token_pb2 import EnrollmentToken
 from handclasp.client import context as contexts
 from handclasp.client import files
 from handclasp.errors import Reason, Unauthenticated
+from tests.e2e.processes import HANDCLASP, environment, wait_until
 from tests.support.outside_ca import CLIENT_AUTH, SERVER_AUTH
 from tests.unit.cli.conftest import Handclasp
 from tests.unit.client.small_service import TOKEN, Small
@@ -23,9 +29,15 @@ from tests.unit.client.small_service import TOKEN, Small
 REFUSED = Unauthenticated(Reason.ENROLLMENT_TOKEN_USED, "the enrollment token was used")
 
 
+@pytest.fixture
+def bare(bare: Handclasp) -> Handclasp:
+    """The command without any context; the token comes by standard input."""
+    return partial(bare, stdin=f"{TOKEN}\n")
+
+
 def enrolling(small: Small, out: Path, *more: str | Path, url: str = "") -> tuple[str | Path, ...]:
     fingerprint = ("--ca-fingerprint", small.fingerprint)
-    return ("enroll", *fingerprint, "--url", url or small.tls, "--out", out, *(more or ("--token", TOKEN)))
+    return ("enroll", *fingerprint, "--url", url or small.tls, "--out", out, *(more or ("--token-file", "-")))
 
 
 def test_a_token_comes_with_the_command_to_type(handclasp: Handclasp, small: Small) -> None:
@@ -36,7 +48,7 @@ def test_a_token_comes_with_the_command_to_type(handclasp: Handclasp, small: Sma
     assert seen.request.lifetime.seconds == 7200
     (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
     assert shlex.split(line) == [
-        *("handclasp", "enroll", "--token", TOKEN, "--ca-fingerprint", small.fingerprint, "--url", small.tls),
+        *("handclasp", "enroll", "--token-file", "-", "--ca-fingerprint", small.fingerprint, "--url", small.tls),
         *("--out", "alice", "--executions", small.mtls),
     ]
     assert "put in the name by which that machine reaches it" in ran.out
@@ -85,7 +97,8 @@ def test_no_token_is_made_that_cannot_be_shown(handclasp: Handclasp, small: Smal
 def test_a_token_as_json(handclasp: Handclasp, small: Small) -> None:
     made = handclasp("admin", "token", "--user", "alice", "-o", "json").json
     assert (made["token"], made["url"], made["ca_fingerprint"]) == (TOKEN, small.tls, small.fingerprint)
-    assert made["command"].startswith(f"handclasp enroll --token {TOKEN} ")
+    assert made["command"].startswith("handclasp enroll --token-file - ")
+    assert TOKEN not in made["command"]
     [seen] = small.asked("CreateEnrollmentToken")
     assert not seen.request.HasField("lifetime")
 
@@ -94,7 +107,7 @@ def test_what_was_made_can_be_typed(handclasp: Handclasp, tmp_path: Path, monkey
     command = handclasp("admin", "token", "--user", "alice", "-o", "json").json["command"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HANDCLASP_CONTEXT")
-    assert handclasp(*shlex.split(command)[1:]).status == 0
+    assert handclasp(*shlex.split(command)[1:], stdin=f"{TOKEN}\n").status == 0
     assert sorted(path.name for path in (tmp_path / "alice").iterdir()) == [
         *("ca.pem", "cert.pem", "context.toml", "key.pem")
     ]
@@ -102,7 +115,7 @@ def test_what_was_made_can_be_typed(handclasp: Handclasp, tmp_path: Path, monkey
 
 def test_enrolling_writes_all_that_is_needed(bare: Handclasp, small: Small, tmp_path: Path) -> None:
     out = tmp_path / "new" / "alice"
-    ran = bare(*enrolling(small, out, "--token", TOKEN, "--executions", "run.example:8443", "-o", "json"))
+    ran = bare(*enrolling(small, out, "--token-file", "-", "--executions", "run.example:8443", "-o", "json"))
     assert ran.status == 0
     assert ran.json["user"] == "users/alice"
     leaf = x509.load_pem_x509_certificates((out / "cert.pem").read_bytes())[0]
@@ -126,9 +139,42 @@ def test_the_token_from_a_file(bare: Handclasp, small: Small, tmp_path: Path, wa
     file.write_text(f"{TOKEN}\n")
     file.chmod(0o600)
     given = file if way == "file" else "-"
-    ran = bare(*enrolling(small, tmp_path / "out", "--token-file", given), stdin=f"{TOKEN}\n" if way == "-" else None)
+    ran = bare(*enrolling(small, tmp_path / "out", "--token-file", given), stdin=f"{TOKEN}\n" if way == "-" else "")
     assert ran.status == 0
     assert small.asked("Enroll")[0].request.token == TOKEN
+
+
+def test_a_token_among_the_arguments_is_taken_and_named_as_visible(
+    bare: Handclasp, small: Small, tmp_path: Path
+) -> None:
+    ran = bare(*enrolling(small, tmp_path / "out", "--token", TOKEN, "-o", "json"))
+    assert ran.json["user"] == "users/alice"
+    assert ran.err.startswith("NOTE: other users of this machine can see")
+    assert "--token-file" in ran.err
+    assert TOKEN not in ran.err
+
+
+@pytest.mark.parametrize("more", [("--token-file", "-"), ("--key-type", "p256")])
+def test_the_token_is_asked_for_at_a_terminal(small: Small, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """And is not seen on it."""
+    ours, theirs = pty.openpty()
+    command = [HANDCLASP, *enrolling(small, tmp_path / "out", *more)]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True
+    )
+    try:
+        # What is typed earlier is thrown away, and shown.
+        wait_until(lambda: not termios.tcgetattr(theirs)[3] & termios.ECHO, "it asks")
+        os.write(ours, f"{TOKEN}\n".encode())
+        assert process.wait(30) == 0
+        seen = os.read(ours, 65536)
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(theirs)
+    assert seen.startswith(b"Token")
+    assert small.asked("Enroll")[0].request.token == TOKEN
+    assert TOKEN.encode() not in seen
 
 
 def test_a_token_file_that_others_can_read(bare: Handclasp, small: Small, tmp_path: Path) -> None:
@@ -144,6 +190,19 @@ def test_a_token_file_that_others_can_read(bare: Handclasp, small: Small, tmp_pa
 def test_one_token_is_needed(bare: Handclasp, small: Small, tmp_path: Path, more: tuple[str, ...]) -> None:
     ran = bare(*enrolling(small, tmp_path / "out", *more))
     assert (ran.status, small.seen) == (2, [])
+
+
+@pytest.mark.parametrize("more", [(), ("--token-file", "-", "--replica")])
+def test_a_folder_that_anybody_can_write_in(
+    bare: Handclasp, small: Small, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    ran = bare(*enrolling(small, out, *more), stdin=f"{TOKEN}\n")
+    assert ran.status != 0
+    assert "chmod 700" in ran.err
+    assert (small.asked("Enroll"), small.asked("EnrollReplica"), list(out.iterdir())) == ([], [], [])
 
 
 def test_another_ca_is_told_nothing(bare: Handclasp, small: Small, tmp_path: Path) -> None:
@@ -180,7 +239,7 @@ def test_a_refusal_leaves_what_was_there(
     before = everything_in(home)
     for method in ("Enroll", "EnrollReplica"):
         small.refuse[method] = [REFUSED]
-    ran = bare(*enrolling(small, home / "new", "--token", TOKEN, *more))
+    ran = bare(*enrolling(small, home / "new", "--token-file", "-", *more))
     if there == "new/ca.pem" and more:
         assert (ran.status, ran.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
     else:
@@ -197,10 +256,10 @@ def test_a_refusal_after_a_lost_answer_leaves_the_key(
     out = tmp_path / "out"
     for method in ("Enroll", "EnrollReplica"):
         small.refuse[method] = [grpc.StatusCode.UNAVAILABLE, REFUSED]
-    assert bare(*enrolling(small, out, "--token", TOKEN, *more)).status == 1
+    assert bare(*enrolling(small, out, "--token-file", "-", *more)).status == 1
     before = everything_in(out)
     assert any(name.endswith(".pem") and b"PRIVATE KEY" in (content or b"") for name, content in before.items())
-    assert bare(*enrolling(small, out, "--token", TOKEN, *more)).status == 3
+    assert bare(*enrolling(small, out, "--token-file", "-", *more)).status == 3
     assert everything_in(out) == before
 
 
@@ -277,7 +336,7 @@ def test_a_token_for_a_replica(handclasp: Handclasp, small: Small) -> None:
     assert (seen.request.user, seen.request.purpose) == ("", EnrollmentToken.PURPOSE_REPLICA)
     (line,) = (line for line in ran.out.splitlines() if line.startswith("  handclasp enroll "))
     assert shlex.split(line) == [
-        *("handclasp", "enroll", "--replica", "--token", TOKEN, "--ca-fingerprint", small.fingerprint),
+        *("handclasp", "enroll", "--replica", "--token-file", "-", "--ca-fingerprint", small.fingerprint),
         *("--url", small.tls, "--out", "handclasp-data"),
     ]
     assert "can issue certificates for anybody" in ran.out
@@ -291,7 +350,7 @@ def test_a_token_is_for_a_user_or_for_a_replica(handclasp: Handclasp, small: Sma
 
 def test_a_replica_gets_a_data_folder(bare: Handclasp, small: Small, tmp_path: Path) -> None:
     out = tmp_path / "data"
-    ran = bare(*enrolling(small, out, "--token", TOKEN, "--replica"))
+    ran = bare(*enrolling(small, out, "--token-file", "-", "--replica"))
     assert ran.status == 0
     assert (out / "ca.pem").read_text() == small.root.pem
     (key_file,) = (out / "keys").glob("*.pem")
@@ -303,18 +362,18 @@ def test_a_replica_gets_a_data_folder(bare: Handclasp, small: Small, tmp_path: P
     (line,) = (line for line in ran.out.splitlines() if "handclasp serve certificates" in line)
     assert line.startswith("  HANDCLASP_CERTIFICATES_DATABASE_URL=URL ")
     assert "--trust-domain small.example" in line
-    again = bare(*enrolling(small, out, "--token", TOKEN, "--replica"))
+    again = bare(*enrolling(small, out, "--token-file", "-", "--replica"))
     assert (again.status, again.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
 
 
 def test_a_ca_certificate_of_somebody_elses_is_not_taken(bare: Handclasp, small: Small, tmp_path: Path) -> None:
     small.root_for_replicas = small.issuing
-    ran = bare(*enrolling(small, tmp_path / "data", "--token", TOKEN, "--replica"))
+    ran = bare(*enrolling(small, tmp_path / "data", "--token-file", "-", "--replica"))
     assert (ran.status, ran.err.partition(":")[0]) == (1, "ENROLLMENT_NOT_POSSIBLE")
     assert not (tmp_path / "data" / "ca.pem").exists()
 
 
 def test_a_replica_has_no_context_file(bare: Handclasp, small: Small, tmp_path: Path) -> None:
-    more = ("--token", TOKEN, "--replica", "--executions", "run.example:8443")
+    more = ("--token-file", "-", "--replica", "--executions", "run.example:8443")
     assert bare(*enrolling(small, tmp_path / "data", *more)).status == 2
     assert small.seen == []
