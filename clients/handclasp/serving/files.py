@@ -29,7 +29,12 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Writes a file, or replaces it: readers see the old content or the new, also after a power cut."""
+    """Writes a file, or replaces it: readers see the old content or the new, also after a power cut.
+
+    One that has this content and mode already is left alone: a start then needs no room on the disk.
+    """
+    if _is_so(path, data, mode):
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -41,6 +46,17 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _is_so(path: Path, data: bytes, mode: int) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(file.fileno())
+        same = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == mode and found.st_uid == os.geteuid()
+        return same and found.st_size == len(data) and file.read() == data
 
 
 def read_secret(path: Path) -> bytes:

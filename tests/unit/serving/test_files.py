@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -59,3 +60,25 @@ def test_a_failed_atomic_write_leaves_the_old_file_and_nothing_behind(tmp_path: 
     with pytest.raises(OSError, match="irectory"):
         write_atomically(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_so_already_is_left_alone(tmp_path: Path) -> None:
+    """And so needs no room: another content, mode or kind of file is replaced."""
+    path = tmp_path / "ca.pem"
+    write_atomically(path, b"content", 0o644)
+    first = path.stat().st_ino
+    write_atomically(path, b"content", 0o644)
+    assert path.stat().st_ino == first
+    for content, mode in ((b"contenT", 0o644), (b"contenT", 0o600), (b"", 0o600)):
+        before = path.stat().st_ino
+        write_atomically(path, content, mode)
+        assert path.stat().st_ino != before
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (content, mode)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    write_atomically(link, b"", 0o600)
+    assert not link.is_symlink()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    write_atomically(pipe, b"", 0o600)
+    assert pipe.is_file()
