@@ -19,6 +19,8 @@ from handclasp.errors import Aborted, HandclaspError
 from handclasp.integrations.v1 import integration_service_pb2 as messages
 from tests.e2e.processes import Pair, environment, running_up, wait_until
 
+GRACE = 4.0
+
 INTEGRATIONS = """
 import asyncio, time
 from pydantic import BaseModel
@@ -51,6 +53,14 @@ async def spin(value: How) -> JsonObject:
         pass
     return JsonObject()
 
+@integration(name="tests.background", version="1.0.0", timeout=60)
+async def background(value: How) -> JsonObject:
+    async def task():
+        time.sleep(value.seconds)
+    tasks.append(asyncio.create_task(task()))
+    await asyncio.sleep(0)
+    return JsonObject()
+
 @integration(name="tests.raise", version="1.0.0")
 async def raises(value: How) -> JsonObject:
     call(value.how)
@@ -80,7 +90,7 @@ def start(folder: Path) -> Iterator[Pair]:
     variables = environment(
         HANDCLASP_EXECUTIONS_INTEGRATIONS_FOLDER=integrations,
         HANDCLASP_EXECUTIONS_BLOCKED_AFTER="0.5",
-        HANDCLASP_EXECUTIONS_GRACE="2",
+        HANDCLASP_EXECUTIONS_GRACE=str(GRACE),
     )
     with running_up(folder, variables=variables) as pair:
         yield pair
@@ -133,7 +143,7 @@ def probe(pair: Pair, path: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("name", ["tests.sleep", "tests.spin"])
+@pytest.mark.parametrize("name", ["tests.sleep", "tests.spin", "tests.background"])
 async def test_a_blocked_loop_is_noticed(pair: Pair, name: str) -> None:
     await run(pair, "echo")
     assert (await asyncio.to_thread(probe, pair, "/livez"))[0] == 200
@@ -147,11 +157,15 @@ async def test_a_blocked_loop_is_noticed(pair: Pair, name: str) -> None:
     assert await blocking == "{}"
     wait_until(lambda: any("loop_unblocked" in line for line in log_lines(pair)[before:]), "the end is logged")
     [blocked] = [line for line in log_lines(pair)[before:] if "loop_blocked" in line]
-    assert f"integration {name}" in blocked
+    assert f"integration={name} " in blocked
     assert "misbehaving.py:" in blocked
     assert (await asyncio.to_thread(probe, pair, "/livez"))[0] == 200
     _, metrics = await asyncio.to_thread(probe, pair, "/metrics")
-    [count] = [line for line in metrics.splitlines() if line.startswith("handclasp_event_loop_blocks_total ")]
+    [count] = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith(f'handclasp_event_loop_blocks_total{{integration="{name}"}}')
+    ]
     assert float(count.split()[1]) >= 1
 
 
@@ -167,4 +181,19 @@ async def test_a_blocked_server_that_is_told_to_stop_does(own_pair: Pair, name: 
     await asyncio.to_thread(process.wait, 15)
     assert time.monotonic() - began < 20, "not because the integration had ended"
     assert any("stopped_while_blocked" in line for line in log_lines(own_pair))
+    assert isinstance(await blocking, HandclaspError)
+
+
+async def test_a_second_signal_stops_a_blocked_server_at_once(own_pair: Pair) -> None:
+    process = own_pair.service("executions")
+    blocking = asyncio.create_task(run(own_pair, "tests.sleep", seconds=25))
+    await asyncio.to_thread(
+        wait_until, lambda: any("loop_blocked" in line for line in log_lines(own_pair)), "it is blocked"
+    )
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+    began = time.monotonic()
+    await asyncio.to_thread(process.wait, 15)
+    assert time.monotonic() - began < GRACE / 2, "the second signal was not heeded at once"
     assert isinstance(await blocking, HandclaspError)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from handclasp.errors import PermissionDenied, Reason
+from handclasp.integration_execution.blocking import integration_that_runs
 from handclasp.integration_execution.conversion_pool import ConversionPool
 from handclasp.integration_execution.converter import Converter
 from handclasp.integration_execution.integration_service import SERVICE_NAME, IntegrationService
@@ -83,7 +84,13 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
         # Before anything is waited for: whoever watches this process is to see that it lives, and what it lacks.
         http = await stack.enter_async_context(health_server(missing, metrics.exposition, settings))
         stack.callback(stop.on_failure(asyncio.create_task(lag.run(), name="event loop lag")).cancel)
-        watchdog = LoopWatchdog(stop, limit=settings.blocked_after, grace=settings.grace, probes=http.listener)
+        watchdog = LoopWatchdog(
+            stop,
+            limit=settings.blocked_after,
+            grace=settings.grace,
+            probes=http.listener,
+            who_runs=lambda loop, stack: integration_that_runs(registry, loop, stack),
+        )
         stack.enter_context(watchdog.watching())
         metrics.add(watchdog_source(watchdog))
         relying_party = await _relying_party(settings, stop, stack)

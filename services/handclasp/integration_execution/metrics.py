@@ -24,7 +24,11 @@ CALLS_HELD = gauge("handclasp_calls_in_progress", "Calls that rest on a decision
 LEASE = gauge("handclasp_lease_running", "1 while this server may act on what it remembers, else 0.", across=min)
 APPLIED = gauge("handclasp_applied_revision", "The revision up to which every change is heeded here.", across=min)
 
-BLOCKS = counter("handclasp_event_loop_blocks", "Times that something held up the event loop beyond `blocked_after`.")
+BLOCKS = counter(
+    "handclasp_event_loop_blocks",
+    "Times that something held up the event loop beyond `blocked_after`, by the integration that did.",
+    ("integration",),
+)
 BLOCKED_SECONDS = counter("handclasp_event_loop_blocked_seconds", "For how long it was held up so, together.")
 
 WATCHDOG_METRICS = (BLOCKS, BLOCKED_SECONDS)
@@ -43,7 +47,7 @@ def watchdog_source(watchdog: LoopWatchdog) -> Source:
     """Tells `WATCHDOG_METRICS`."""
 
     def tell() -> Iterable[Family]:
-        yield BLOCKS.of(watchdog.blocks)
+        yield BLOCKS.family(((name,), times) for name, times in watchdog.blocks.items())
         yield BLOCKED_SECONDS.of(watchdog.seconds)
 
     return tell

@@ -11,6 +11,9 @@ from pydantic import BaseModel
 from handclasp.authoring import Integration
 from handclasp.errors import Aborted, DeadlineExceeded, FailedPrecondition, Reason
 
+TASK_PREFIX = "integration "
+"""What the name of a task that runs an integration begins with; then comes the integration's."""
+
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
@@ -35,7 +38,7 @@ class IntegrationRunner:
             Aborted: INTEGRATION_FAILED; the traceback is in the log only.
             DeadlineExceeded: INTEGRATION_TIMED_OUT.
         """
-        task = asyncio.create_task(_call(integration, value), name=f"integration {integration.name}")
+        task = asyncio.create_task(_call(integration, value), name=f"{TASK_PREFIX}{integration.name}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -25,7 +26,12 @@ def run_to_the_end(main: Coroutine[Any, Any, None]) -> None:
             try:
                 loop.run_until_complete(task)
             except (SystemExit, KeyboardInterrupt) as error:
-                if task.done():
+                if task.done() or _was_typed(error):
                     raise
                 _LOG.error("exit_in_background", error=type(error).__name__, exc_info=error)
         task.result()
+
+
+def _was_typed(error: BaseException) -> bool:
+    """Whether it is Python's own answer to Ctrl-C, before there is a handler, or when there is none any more."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -37,6 +37,8 @@ class StopRequests:
         self._failed = False
         self.signalled_at: float | None = None
         """When the first signal came, on the monotonic clock: known at once, even if the event loop does not turn."""
+        self.signals = 0
+        """How many came."""
 
     def request(self) -> None:
         """Asks for a stop, or after the first time for a stop at once."""
@@ -94,6 +96,7 @@ class StopRequests:
             # asyncio is told by a descriptor, and its own handler does nothing. Python calls this one between two steps
             # of whatever holds up the loop.
             signal.signal(number, self._note_signal)
+            signal.siginterrupt(number, False)
         parent = os.environ.get(PARENT_PIPE_VARIABLE)
         pipe = None if parent is None else int(parent)
         if pipe is not None:
@@ -109,6 +112,7 @@ class StopRequests:
             raise ServiceFailedError
 
     def _note_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.signals += 1
         if self.signalled_at is None:
             self.signalled_at = time.monotonic()
 
@@ -139,7 +143,10 @@ async def run_until_stopped(
     """
     try:
         await stop.wait()
-        _LOG.info("stopping", grace=grace)
+        if stop.signalled_at is not None:
+            # If the event loop was held up since, part of it is over.
+            grace = max(0.0, grace - (time.monotonic() - stop.signalled_at))
+        _LOG.info("stopping", grace=round(grace, 1))
         for health in healths:
             await health.enter_graceful_shutdown()
         for refuse in refuse_all:

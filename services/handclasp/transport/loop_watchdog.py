@@ -16,13 +16,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import TypeAlias
 
 import structlog
 
 from handclasp.transport.lifecycle import StopRequests
+
+WhoRuns: TypeAlias = Callable[[asyncio.AbstractEventLoop, Sequence[FrameType]], str]
+"""Names what runs in a loop, by the stack of its thread, innermost first; empty if it cannot tell. Called in another
+thread."""
 
 BEAT = 0.25
 """Seconds between turns of the loop that are looked for."""
@@ -39,22 +46,26 @@ class LoopWatchdog:
         limit: seconds without a turn after which the loop counts as blocked.
         grace: seconds that a process has to stop, if its loop stays blocked after SIGTERM or SIGINT.
         probes: the listening socket of the health port, to be answered while the loop is blocked.
+        who_runs: what the blocks are counted by.
 
     Attributes:
-        blocks: how often it was blocked.
+        blocks: how often it was blocked, by what ran.
         seconds: for how long together, without the block that lasts.
     """
 
-    def __init__(self, stop: StopRequests, *, limit: float, grace: float, probes: socket.socket) -> None:
+    def __init__(
+        self, stop: StopRequests, *, limit: float, grace: float, probes: socket.socket, who_runs: WhoRuns
+    ) -> None:
         self._stop = stop
         self._limit = limit
         self._grace = grace
         self._probes = probes
+        self._who_runs = who_runs
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watched = threading.get_ident()
         self._last_turn = time.monotonic()
         self._over = threading.Event()
-        self.blocks = 0
+        self.blocks: Counter[str] = Counter()
         self.seconds = 0.0
 
     @contextmanager
@@ -81,20 +92,27 @@ class LoopWatchdog:
                 self._while_blocked(self._last_turn)
 
     def _while_blocked(self, since: float) -> None:
-        task, place = self._what_runs()
-        self.blocks += 1
-        _LOG.error("loop_blocked", seconds=self._limit, task=task, at=place, hint="nobody is served until it ends")
+        who, task, place = self._what_runs()
+        self.blocks[who] += 1
+        _LOG.error(
+            "loop_blocked",
+            seconds=self._limit,
+            integration=who,
+            task=task,
+            at=place,
+            hint="nobody is served until it ends",
+        )
         while self._last_turn == since and not self._over.is_set():
             told = self._stop.signalled_at
-            if told is not None and time.monotonic() - told > self._grace:
-                self._give_up(task, place)
-            self._answer_probes(task)
+            if told is not None and (time.monotonic() - told > self._grace or self._stop.signals > 1):
+                self._give_up(who, task, place)
+            self._answer_probes(f"integration {who}" if who else task)
         lasted = time.monotonic() - since
         self.seconds += lasted
-        _LOG.warning("loop_unblocked", seconds=round(lasted, 1), task=task, at=place)
+        _LOG.warning("loop_unblocked", seconds=round(lasted, 1), integration=who, task=task, at=place)
 
-    def _what_runs(self) -> tuple[str, str]:
-        """The name of the task, and file and line."""
+    def _what_runs(self) -> tuple[str, str, str]:
+        """The integration, the name of the task, and file and line."""
         task = None
         with suppress(RuntimeError):
             task = asyncio.current_task(self._loop)
@@ -102,7 +120,12 @@ class LoopWatchdog:
         place = (
             "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
         )
-        return "" if task is None else task.get_name(), place
+        stack = []
+        while frame is not None:
+            stack.append(frame)
+            frame = frame.f_back
+        who = "" if self._loop is None else self._who_runs(self._loop, stack)
+        return who, "" if task is None else task.get_name(), place
 
     def _answer_probes(self, task: str) -> None:
         """Answers those who connect within a beat."""
@@ -115,8 +138,8 @@ class LoopWatchdog:
                     connection.recv(4096)
                     connection.sendall(_blocked_response(task))
 
-    def _give_up(self, task: str, place: str) -> None:
-        _LOG.critical("stopped_while_blocked", grace=self._grace, task=task, at=place)
+    def _give_up(self, who: str, task: str, place: str) -> None:
+        _LOG.critical("stopped_while_blocked", grace=self._grace, integration=who, task=task, at=place)
         logging.shutdown()
         os._exit(1)
 
