@@ -24,7 +24,7 @@ unexport PIP_REQUIREMENT PIP_DRY_RUN PIP_PYTHON PYTHONHOME
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test campaign fuzz lint protos lock bench bench-full bench-workers bench-replicas tools clean
+.PHONY: help install dev demo test campaign attacks fuzz lint protos lock bench bench-full bench-workers bench-replicas tools clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,10 @@ test: dev ## Run the tests (TESTS= narrows, WORKERS= sets the processes)
 	@$(PYTEST) -n $(WORKERS) --dist worksteal $(TESTS)
 
 campaign: dev ## Run the tests that take long
-	@$(PYTEST) -n $(WORKERS) -m campaign --timeout 900 $(TESTS)
+	@$(PYTEST) -n $(WORKERS) -m "campaign and not attack" --timeout 900 $(TESTS)
+
+attacks: dev ## Attack a pair of services, and measure legitimate callers beside it
+	@$(PYTEST) -n 0 -m attack --timeout 900 $(TESTS)
 
 fuzz: dev ## Run the property tests with many more examples
 	@HYPOTHESIS_PROFILE=fuzz $(PYTEST) -n $(WORKERS) --dist worksteal -m hypothesis --timeout 900 $(TESTS)

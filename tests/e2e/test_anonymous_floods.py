@@ -13,7 +13,7 @@ from tests.support.attacker import Counts, attacking
 from tests.support.bystanders import bystanders
 from tests.support.raw_http2 import Connection, Target, connect, grpc_message
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.attack, pytest.mark.timeout(300)]
 
 GET_TRUST_BUNDLE = "/handclasp.certificates.v1.CertificateService/GetTrustBundle"
 GET_USER = "/handclasp.accounts.v1.AccountService/GetUser"

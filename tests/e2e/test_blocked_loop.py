@@ -22,8 +22,10 @@ from handclasp.integrations.v1 import integration_service_pb2 as messages
 from tests.e2e.processes import Pair, environment, running_up
 
 LEASE = 0.5
+GRACE = 2.0
 BLOCKED = 4.0
-"""Seconds: a taking-away returns long before that, since the lease of a server that does not answer runs out."""
+"""Seconds: a taking-away returns long before that, since the lease of a server that does not answer runs out; and so
+does the grace."""
 
 INTEGRATION = """
 import time
@@ -124,6 +126,7 @@ def blocking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocking]:
     (integrations / "block.py").write_text(INTEGRATION, encoding="utf-8")
     variables = environment(
         HANDCLASP_EXECUTIONS_INTEGRATIONS_FOLDER=integrations,
+        HANDCLASP_EXECUTIONS_LEASE_GRACE=str(GRACE),
         HANDCLASP_CERTIFICATES_LEASE=str(LEASE),
         HANDCLASP_CERTIFICATES_PING_INTERVAL="0.1",
     )

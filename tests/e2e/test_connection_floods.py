@@ -19,7 +19,7 @@ from tests.support.attacker import Attack, Counts, Pace, attacking
 from tests.support.bystanders import bystanders
 from tests.support.raw_http2 import PREFACE, Target, settings_frame
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.attack, pytest.mark.timeout(300)]
 
 HELD = 2100
 SECONDS = 15.0

@@ -4,6 +4,7 @@ memory of others, and a revocation gets through."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tests.support.attacker import Counts, Pace, attacking
 from tests.support.bystanders import bystanders
 from tests.support.raw_http2 import Call, Target, connect, grpc_message
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.attack, pytest.mark.timeout(300)]
 
 BUNDLE = "/handclasp.certificates.v1.CertificateService/GetTrustBundle"
 GET_USER = "/handclasp.accounts.v1.AccountService/GetUser"
@@ -121,7 +122,7 @@ def test_calls_that_are_held_harm_nobody(attacked: AttackedPair, shape: str) -> 
     held, pair = SHAPES[shape], attacked.pair
     process = pair.service("executions" if held.listener == "executions" else "certificates")
     before = process.memory_info().rss
-    folder = pair.folder / shape.replace(",", "").replace(" ", "-")
+    folder = pair.folder / f"{shape.replace(',', '').replace(' ', '-')}-{time.monotonic_ns()}"
     pair.json("cert", "issue", "--user", "low", "--out", folder)
     newest = max(certificate["name"] for certificate in pair.json("cert", "list", "--user", "low")["certificates"])
     with bystanders(*attacked.bystanders()) as crowd:

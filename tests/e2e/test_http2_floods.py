@@ -29,7 +29,7 @@ from tests.support.raw_http2 import (
     settings_frame,
 )
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.attack, pytest.mark.timeout(300)]
 
 GET_TRUST_BUNDLE = "/handclasp.certificates.v1.CertificateService/GetTrustBundle"
 EXECUTE = "/handclasp.integrations.v1.IntegrationService/ExecuteIntegration"

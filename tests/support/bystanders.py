@@ -9,6 +9,9 @@
 They call at a steady rate from a process of their own, whatever becomes of the calls before: a server that stops
 answering gets no fewer of them.
 
+A verdict that somebody was harmed is looked at once more (tests/e2e/conftest.py): the machine is shared, and what it
+does to a measurement once it seldom does twice.
+
 Served is whoever has more than 95% of the calls succeed, and the slowest hundredth of those within five times of what
 they took in quiet. What they took in quiet counts as `QUIET_FLOOR` at least, and as what a small server that nobody
 attacks takes under attack: attacker, bystanders and other tests share the machine's few cores with the services, and no
@@ -94,6 +97,10 @@ class Calls:
         )
 
 
+class HarmedError(AssertionError):
+    """Bystanders were served worse under attack."""
+
+
 Phase: TypeAlias = dict[str, Calls]
 
 
@@ -130,7 +137,8 @@ class Crowd:
             slowest = MOST_SLOWER * max(quiet.percentile(0.99), untouched, QUIET_FLOOR)
             if calls.success <= LEAST_SUCCESS or calls.percentile(0.99) >= slowest:
                 harmed.append(line)
-        assert not harmed, "\n".join(harmed)
+        if harmed:
+            raise HarmedError("\n".join(harmed))
 
     def _call(self, seconds: float) -> Phase:
         self._connection.send(seconds)

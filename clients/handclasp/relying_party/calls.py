@@ -31,6 +31,7 @@ MAX_PERMITS = 1_000
 """How much a single call is remembered to have been allowed. A stream may ask about one thing after the other for days;
 beyond this, the oldest are no longer asked about anew. It still ends with its certificate and its user."""
 
+_HELD_UP = 4 * SWEEP_INTERVAL
 _ASK_AGAIN = 0.5  # seconds
 _LOOK_AGAIN = 0.02
 """Seconds between looks whether an answer may be given, once it was found that it may not."""
@@ -93,6 +94,7 @@ class CallsInProgress:
         self._asking = asyncio.Semaphore(asked_at_once)
         self._unanswered = False
         """Whether there was no answer to the last question."""
+        self._looked = self._resumed = clock()
         self._permits: dict[Call, dict[tuple[Permission, str, bool], Permit]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -183,8 +185,16 @@ class CallsInProgress:
         return False
 
     def look(self) -> None:
-        """Ends calls whose certificate has expired by now; all, if the lease has been over for the grace (rule 8)."""
-        if self._permits and self._knowledge.since_lease_end() > self._grace:
+        """Ends calls whose certificate has expired by now; all, if the lease has been over for the grace (rule 8).
+
+        To be called every `SWEEP_INTERVAL`. If it was not, the process was frozen, or its event loop held up: no call
+        got further meanwhile, and the grace counts from when they go on. Without a lease none of them answers.
+        """
+        now = self._clock()
+        if now - self._looked > _HELD_UP:
+            self._resumed = now
+        self._looked = now
+        if self._permits and min(self._knowledge.since_lease_end(), now - self._resumed) > self._grace:
             for call in list(self._permits):
                 self._end(call, _cut_off())
             return

@@ -82,3 +82,21 @@ async def test_while_nothing_is_answered_calls_do_not_wait_for_their_turn_beyond
         await asyncio.sleep(0)
     await calls.close()
     assert asked == 1
+
+
+async def test_a_process_that_was_held_up_gives_calls_the_grace_from_then_on() -> None:
+    clock = Clock()
+    calls = CallsInProgress(Knowledge(clock), clock, clock, Counters(), nobody_asks, grace=10)
+    context: Any = None
+    call = Call("/shop.v1.Orders/Wait", Peer("", b"leaf", None), context)
+    calls.permit(call, permit(1))
+    calls.look()
+    clock.now += 60  # without a look
+    calls.look()
+    assert len(calls) == 1
+    assert not calls.is_open(call)
+    for _ in range(100):
+        clock.now += 0.2
+        calls.look()
+    assert isinstance(call.withdrawn, Unavailable)
+    await calls.close()
