@@ -30,6 +30,7 @@ _START_SECONDS = 60.0
 _CLOCK_PER_PROCESSOR = 6
 """How much longer by the clock a job may take than of the processor's time: one that sleeps takes none of that."""
 _RETRY_AFTER = timedelta(seconds=1)
+_SWITCH_SECONDS = 0.0005
 _BUFFER = 256 * 1024
 _IN_LOOP = 16 * 1024
 """Bytes of a pickle that are read in the event loop."""
@@ -91,6 +92,8 @@ class ConversionPool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
+        # For threads that read and write pickles: at Python's 5 ms, a call that hands over a few times waits for 50.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         return self
 
     async def __aexit__(
