@@ -41,6 +41,8 @@ _RETRY_AFTER = timedelta(seconds=1)
 _EXHAUSTED_FOR = 5.0
 """Seconds for which a refusal for want of room counts against readiness: probes look every few seconds only."""
 
+_EVERYBODY = "*"
+
 # Of an IPv6 address: what is a subnet's (RFC 4291, section 2.5.4). Whoever has one has all the addresses in it.
 _SUBNET_BITS = 64
 
@@ -85,7 +87,8 @@ class CallLimits:
         reading_per_connection: of how many calls of one connection gRPC takes in the message at once.
         request_timeout: how long a request may take to arrive, once its call is admitted.
         answer_timeout: how long a client may take to take in an answer, once its handler has ended.
-        refusals_per_second: how many a peer is told; further ones are held back, for `refusal_delay` at most.
+        refusals_per_second, refusals_per_second_in_all: how many a peer, and all together, are told; further ones are
+            held back, for `refusal_delay` at most.
         request_bytes: of all requests that are being read, each counted at its longest, and again of those of running
             calls.
         max_request_length: of one message.
@@ -103,6 +106,7 @@ class CallLimits:
     request_timeout: float = 5.0
     answer_timeout: float = 30.0
     refusals_per_second: int = 100
+    refusals_per_second_in_all: int = 500
     refusal_delay: float = 5.0
     request_bytes: int = 256 * 1024 * 1024
     max_request_length: int = 4 * 1024 * 1024
@@ -164,6 +168,7 @@ class CallBudgets:
             clock=clock,
         )
         self._pace = RefusalPace(limits.refusals_per_second, limits.refusal_delay, clock)
+        self._pace_of_all = RefusalPace(limits.refusals_per_second_in_all, limits.refusal_delay, clock)
         self._ordinary = max(1, limits.running - limits.reserved)
         self._ending: set[asyncio.Task[bool]] = set()
         self._sweeping = False
@@ -187,7 +192,7 @@ class CallBudgets:
 
     def refusal_delay(self, peer: Peer) -> float:
         """How many seconds a refusal that this peer is to be told now is held back."""
-        return self._pace.delay(peer_key(peer, self.limits.proxies))
+        return max(self._pace.delay(peer_key(peer, self.limits.proxies)), self._pace_of_all.delay(_EVERYBODY))
 
     def arrive(self, call: Call) -> OpenCall:
         """The headers of a call have arrived."""

@@ -48,6 +48,7 @@ class ServerLimits:
         request_timeout: how long a unary request may take to arrive, once it is its turn.
         answer_timeout: how long a client may take to take in the answer of a call; it is given up then.
         refusals_per_second: how many refusals one certificate or address is told; further ones are held back.
+        refusals_per_second_in_all: how many all are told together; whoever has many addresses waits, too.
         refusal_delay: for how long a refusal is held back at most.
         request_bytes: of all requests together: those that are being taken in, each counted at its longest, and again
             those of calls that run.
@@ -76,6 +77,7 @@ class ServerLimits:
     request_timeout: _Period = 5.0
     answer_timeout: _Period = 30.0
     refusals_per_second: _Number = 100
+    refusals_per_second_in_all: _Number = 500
     refusal_delay: _Period = 5.0
     request_bytes: _Number = 256 * 1024 * 1024
     max_request_length: _Number = 4 * 1024 * 1024
@@ -104,6 +106,7 @@ class ServerLimits:
             request_timeout=self.request_timeout,
             answer_timeout=self.answer_timeout,
             refusals_per_second=self.refusals_per_second,
+            refusals_per_second_in_all=self.refusals_per_second_in_all,
             refusal_delay=self.refusal_delay,
             request_bytes=self.request_bytes,
             max_request_length=self.max_request_length,

@@ -167,3 +167,11 @@ async def test_a_refusal_says_when_to_try_again() -> None:
     with pytest.raises(ResourceExhausted, match="TOO_MANY_CALLS") as caught:
         server.run(peer("192.0.2.2"))
     assert caught.value.retry_after is not None
+
+
+def test_refusals_to_very_many_peers_are_held_back_too() -> None:
+    server = Server(refusals_per_second=100, refusals_per_second_in_all=50)
+    delays = [server.budgets.refusal_delay(peer(f"192.0.2.{number}")) for number in range(200)]
+    assert not any(delays[:100])
+    assert max(delays) > 1.0
+    assert CallLimits().refusal_delay >= max(delays)
