@@ -6,6 +6,7 @@ beyond the pace are held back, which costs next to nothing, and a client with ma
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from handclasp.serving.clock import Clock
@@ -35,7 +36,7 @@ class RefusalPace:
         if peer is None:
             return 0.0
         now = self._clock()
-        due = max(self._due.pop(peer, 0.0), now - self._slack)
+        due = max(self._due.pop(peer, -math.inf), now - self._slack)
         self._due[peer] = min(due + self._interval, now + self._longest)
         if len(self._due) > _REMEMBERED:
             self._due.popitem(last=False)
