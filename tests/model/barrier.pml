@@ -11,20 +11,24 @@
      acknowledged in another (4, 16), changes joined in one message (17), questions and answers on their way, a
      remembered yes, calls that join a question that is there (5, 6, 8). A process is frozen, or a message late, when
      others move on without it.
+   - Where ANSWERS=1, a call in progress: allowed by a yes that has just come or is remembered, it runs for as long as
+     it likes, and answers any number of times; the look at the lease and the answer are one step (8b). It ends in the
+     step in which a change is applied that takes away what it was allowed by, and at a reset: one that is then asked
+     about anew, and allowed, is as if it began with that yes.
    - Streams keep order. They break at any time, with what was on them; a new one begins where the last one left off,
      or with a reset. What was sent on the one before may still reach the service (2, 11).
    - Time: the steps of one clock, at which all that is left of leases and waits gets less. It has no end, since only
      what is left is kept. The service waits one tick longer than the lease, which stands for the rates of clocks.
 
    What is bounded: ticks of a lease, changes, unanswered pings, messages on a stream, streams with messages on their
-   way (the last two), questions at a time (one for each relying party). What is not: time, crashes, streams, pings,
-   questions, calls.
+   way (the last two), questions at a time, and calls in progress (one for each relying party that asks: calls do not
+   depend on each other). What is not: time, crashes, streams, pings, questions, calls.
 
    What is left out
    - Several replicas on one database, two services at once (13), marks and restored backups (parted.pml), row locks
-     (14), relying parties that start anew or lose their own right, the grace and the aborts of calls in progress (8,
-     17), least revisions of questions (17: the service's snapshot is always new enough here), the data of a decision
-     besides one certificate.
+     (14), relying parties that start anew or lose their own right, the grace of calls in progress (8), least revisions
+     of questions (17: the service's snapshot is always new enough here), the data of a decision besides one
+     certificate.
    - Publication is taken to be in order: who publishes a revision has published all those before. FAULT_GAP breaks
      that.
    - Messages are lost only with their stream, and revisions that are published together are sent as one message.
@@ -36,15 +40,18 @@
    is there. INVARIANT checks the invariant, too. REACH=n finds a run to the n-th of the things below that must be
    able to happen. The searches, each complete and without an error, with INVARIANT, on one core:
 
-     search             PARTIES ASKING REMAINS LEASE CHANGES OTHERS PINGS UPWARD       states   CPU time  memory
-     small                    1      1       1     1       1      1     2      1    2,458,105        9 s  0.5 GB
-     one taken twice          1      1       1     1       3      0     1      1    2,225,785        7 s  0.5 GB
-     one among others         1      1       1     1       2      1     1      1    5,866,131       25 s  0.9 GB
-     one in full              1      1       1     2       2      0     2      2   16,891,523       92 s  2.4 GB
-     pair                     2      2       0     1       1      0     1      1    7,525,305       43 s  1.4 GB
-     pair for longer          2      1       0     2       1      0     1      1    9,022,704       50 s  1.6 GB
+     search             PARTIES ASKING REMAINS LEASE CHANGES OTHERS PINGS UPWARD ANSWERS       states  CPU time  memory
+     small                    1      1       1     1       1      1     2      1       0    2,458,105       9 s  0.5 GB
+     answering                1      1       1     1       1      1     1      1       1    2,278,660      13 s  0.5 GB
+     answering for longer     1      1       1     2       2      0     2      1       1   10,164,792      98 s  1.5 GB
+     one taken twice          1      1       1     1       3      0     1      1       1    5,063,675      41 s  0.8 GB
+     one among others         1      1       1     1       2      1     1      1       1   15,943,995     179 s  2.3 GB
+     one in full              1      1       1     2       2      0     2      2       0   16,891,523      92 s  2.4 GB
+     pair                     2      2       0     1       1      0     1      1       0    7,525,305      43 s  1.4 GB
+     pair for longer          2      1       0     2       1      0     1      1       0    9,022,704      50 s  1.6 GB
 
-   `small` runs with each `make test`, the others with `make campaign`. */
+   Those with ANSWERS=1 were measured on a busy machine, where `small` takes 13 to 16 s. `small` and `answering` run
+   with each `make test`, the others with `make campaign`. */
 
 /* Relying parties, and how many of them ask questions; the others only hold leases. */
 #ifndef PARTIES
@@ -74,6 +81,10 @@
 #endif
 #ifndef UPWARD
 #define UPWARD 2
+#endif
+/* Whether calls are in progress, and answer. */
+#ifndef ANSWERS
+#define ANSWERS 0
 #endif
 #define DOWNWARD 2
 
@@ -125,6 +136,12 @@ mtype question[ASKING] = none;
 byte answer[ASKING];
 bool joined[ASKING];
 
+/* Of a call in progress there, the revision of the yes that it was allowed by; 0 if there is none. A remembered yes
+   counts as one of what is applied, since whatever comes later and takes away ends both. */
+#if ANSWERS
+byte permit[ASKING];
+#endif
+
 /* Messages: what, the number of a ping or whether the certificate was taken away, and a revision. `earlier` has what is
    left of the stream before. */
 chan up[PARTIES] = [UPWARD] of { mtype, byte, byte };
@@ -146,8 +163,11 @@ hidden byte number, position, at;
 
 /* The invariant behind the law. Leases are extended by pongs only, and `applied` never goes back: so it is enough to
    look when a pong arrives and when a call returns. */
-#ifdef INVARIANT
+#if defined(INVARIANT) || ANSWERS
+#define RETURNED
 byte returned;
+#endif
+#ifdef INVARIANT
 #define HOLDS(i) assert(lease[i] == 0 || applied[i] >= returned)
 #else
 #define HOLDS(i) skip
@@ -156,7 +176,7 @@ byte returned;
 /* Things that must be able to happen; with -DREACH=n, the n-th of them is reported as an error. */
 #ifdef REACH
 #define REACHED(what) assert((what) != REACH)
-bool restarted, was_gone, by_ack, by_end;
+bool restarted, was_gone, by_ack, by_end, renewed, lapsed;
 #else
 #define REACHED(what) skip
 #endif
@@ -176,12 +196,35 @@ bool restarted, was_gone, by_ack, by_end;
 #define THROWN_AWAY 14
 #define LATE_CALL_WAKES 15
 #define TWO_PINGS 16
+#define ANSWER_AMONG_OTHERS 17
+#define ANSWER_AFTER_RENEWAL 18
+#define ANSWER_AFTER_LAPSE 19
+#define CALL_OUTLIVES_CHANGE 20
 
-#ifdef FAULT_LEASE_FLAG
+#if defined(FAULT_LEASE_FLAG) || defined(FAULT_ANSWER_FLAG)
+#define FLAG
 bool flag[PARTIES];
+#endif
+#ifdef FAULT_LEASE_FLAG
 #define RUNS(i) flag[i]
 #else
 #define RUNS(i) (lease[i] > 0)
+#endif
+
+#if defined(FAULT_ANSWER_UNGATED)
+#define MAY_ANSWER(i) true
+#elif defined(FAULT_ANSWER_FLAG)
+#define MAY_ANSWER(i) flag[i]
+#else
+#define MAY_ANSWER(i) RUNS(i)
+#endif
+
+#ifdef FAULT_ANSWER_LATER
+bool looked[ASKING];
+#endif
+
+#ifdef FAULT_CALL_ENDED_LATER
+bool ending[ASKING];
 #endif
 
 #ifdef FAULT_SHARED_RECORD
@@ -217,6 +260,23 @@ inline no_question(i) {
     joined[i] = false
 }
 
+#if ANSWERS
+inline end_call(i) {
+    permit[i] = 0;
+#ifdef FAULT_ANSWER_LATER
+    looked[i] = false;
+#endif
+#ifdef FAULT_CALL_ENDED_LATER
+    ending[i] = false;
+#endif
+#ifdef REACH
+    renewed = false;
+    lapsed = false;
+#endif
+    skip
+}
+#endif
+
 /* Freezing, and delay of every kind: nothing else need happen between one tick and the next. */
 active proctype Clock() {
     do
@@ -227,6 +287,9 @@ active proctype Clock() {
         :: at < PARTIES ->
 #ifdef REACH
             if :: need[at] == 1 -> by_end = true :: else fi;
+#if ANSWERS
+            if :: lease[at] == 1 && at < ASKING -> lapsed = permit[at] > 0 :: else fi;
+#endif
 #endif
             tick(lease[at]); tick(record[at]); tick(need[at]); tick(left[SLOT(at, 0)]); tick(left[SLOT(at, 1)]);
             at++
@@ -347,10 +410,10 @@ active proctype Service() {
         call == waiting && closed == 0 && NOBODY_LEFT ->
 #endif
         gone = taken;
-#ifdef INVARIANT
+#ifdef RETURNED
         returned = revision;
-        HOLDS(0); HOLDS(PARTIES - 1);
 #endif
+        HOLDS(0); HOLDS(PARTIES - 1);
 #ifdef REACH
         if :: by_ack && !by_end -> REACHED(ALL_ACKNOWLEDGED) :: else fi;
         if :: by_end && !by_ack -> REACHED(ALL_RAN_OUT) :: else fi;
@@ -553,8 +616,11 @@ proctype Party(byte i) {
         :: at > lease[i] && applied[i] >= position ->
 #endif
             lease[i] = at;
-#ifdef FAULT_LEASE_FLAG
+#ifdef FLAG
             flag[i] = true;
+#endif
+#if defined(REACH) && ANSWERS
+            if :: i < ASKING -> renewed = permit[i] > 0 :: else fi;
 #endif
             HOLDS(i)
         :: else
@@ -564,7 +630,7 @@ proctype Party(byte i) {
         if :: outstanding[i] == 0 -> oldest[i] = 0 :: else -> oldest[i] = 1 - number fi;
         skip
     }
-#ifdef FAULT_LEASE_FLAG
+#ifdef FLAG
     :: d_step {
         lease[i] == 0 && flag[i] -> flag[i] = false
     }
@@ -584,10 +650,28 @@ proctype Party(byte i) {
         :: i < ASKING && (kind == reset || number) ->
             yes[i] = false;
 #ifdef FAULT_RESET_ONLY_FORGETS
-            if :: kind == changed -> withdrawn[i] = position :: else fi
+            if :: kind == changed -> withdrawn[i] = position :: else fi;
 #else
-            withdrawn[i] = position
+            withdrawn[i] = position;
 #endif
+#if ANSWERS
+            if
+#ifdef FAULT_RESET_LEAVES_CALLS
+            :: kind == reset
+#else
+            :: kind == reset -> end_call(i)
+#endif
+#if defined(FAULT_CALL_GOES_ON)
+            :: kind == changed && permit[i] < position
+#elif defined(FAULT_CALL_ENDED_LATER)
+            :: kind == changed && permit[i] < position -> ending[i] = permit[i] > 0
+#else
+            :: kind == changed && permit[i] < position -> end_call(i)
+#endif
+            :: else -> REACHED(CALL_OUTLIVES_CHANGE)
+            fi;
+#endif
+            skip
         :: else
         fi;
         applied[i] = position
@@ -666,6 +750,45 @@ proctype Calls(byte i) {
     :: d_step {
         gone && RUNS(i) && yes[i] -> assert(false)
     }
+#if ANSWERS
+    /* A call in progress: it was allowed by an answer when that came, or by what is remembered. */
+    :: d_step {
+        permit[i] == 0 && question[i] == answered && RUNS(i) && FRESH(i) -> permit[i] = answer[i]
+    }
+    :: d_step {
+        permit[i] == 0 && RUNS(i) && yes[i] -> permit[i] = applied[i]
+    }
+#ifdef FAULT_CALL_ENDED_LATER
+    :: d_step {
+        ending[i] -> end_call(i)
+    }
+#endif
+    /* It ends without an answer: aborted (8, 17), or its caller has left. */
+    :: d_step {
+        permit[i] > 0 -> end_call(i)
+    }
+    /* It answers, or writes one message of several (8b). The law: nothing is answered by a yes that is older than a
+       taking-away that has returned, even if all is as before again. */
+#ifdef FAULT_ANSWER_LATER
+    :: d_step {
+        permit[i] > 0 && MAY_ANSWER(i) && !looked[i] -> looked[i] = true
+    }
+#endif
+    :: d_step {
+#ifdef FAULT_ANSWER_LATER
+        looked[i] ->
+        looked[i] = false;
+#else
+        permit[i] > 0 && MAY_ANSWER(i) ->
+#endif
+        if :: applied[i] > permit[i] -> REACHED(ANSWER_AMONG_OTHERS) :: else fi;
+#ifdef REACH
+        if :: renewed && !lapsed -> REACHED(ANSWER_AFTER_RENEWAL) :: else fi;
+        if :: lapsed -> REACHED(ANSWER_AFTER_LAPSE) :: else fi;
+#endif
+        assert(permit[i] >= returned)
+    }
+#endif
 #ifdef REACH
     :: d_step {
         RUNS(i) && yes[i] ->

@@ -13,12 +13,15 @@ from tests.support.tools import require_tool
 
 MODEL = Path(__file__).with_name("barrier.pml")
 
-# `barrier.pml` says what the constants are. In SMALL, and PAIR if it takes two, every fault has to be found.
+# `barrier.pml` says what the constants are. Every fault has to be found in SMALL, or in ANSWERING if it is one of calls
+# in progress, or in PAIR if it takes two.
 SMALL = {"PARTIES": 1, "LEASE": 1, "CHANGES": 1, "OTHERS": 1, "PINGS": 2, "UPWARD": 1}
+ANSWERING = {"PARTIES": 1, "LEASE": 1, "CHANGES": 1, "OTHERS": 1, "PINGS": 1, "UPWARD": 1, "ANSWERS": 1}
+ANSWERING_FOR_LONGER = {"PARTIES": 1, "LEASE": 2, "CHANGES": 2, "PINGS": 2, "UPWARD": 1, "ANSWERS": 1}
 PAIR = {"PARTIES": 2, "ASKING": 2, "REMAINS": 0, "LEASE": 1, "CHANGES": 1, "PINGS": 1, "UPWARD": 1}
 ONE_IN_FULL = {"PARTIES": 1, "LEASE": 2, "CHANGES": 2, "PINGS": 2, "UPWARD": 2}
-ONE_TAKEN_TWICE = {"PARTIES": 1, "LEASE": 1, "CHANGES": 3, "PINGS": 1, "UPWARD": 1}
-ONE_AMONG_OTHERS = {"PARTIES": 1, "LEASE": 1, "CHANGES": 2, "OTHERS": 1, "PINGS": 1, "UPWARD": 1}
+ONE_TAKEN_TWICE = {"PARTIES": 1, "LEASE": 1, "CHANGES": 3, "PINGS": 1, "UPWARD": 1, "ANSWERS": 1}
+ONE_AMONG_OTHERS = {"PARTIES": 1, "LEASE": 1, "CHANGES": 2, "OTHERS": 1, "PINGS": 1, "UPWARD": 1, "ANSWERS": 1}
 PAIR_FOR_LONGER = {"PARTIES": 2, "REMAINS": 0, "LEASE": 2, "CHANGES": 1, "PINGS": 1, "UPWARD": 1}
 
 FAULTS = [
@@ -41,25 +44,37 @@ FAULTS = [
     "RESET_ONLY_FORGETS",
     "GAP",
 ]
+FAULTS_OF_ANSWERS = [
+    "ANSWER_UNGATED",
+    "ANSWER_LATER",
+    "ANSWER_FLAG",
+    "CALL_GOES_ON",
+    "CALL_ENDED_LATER",
+    "RESET_LEAVES_CALLS",
+]
 # Parts of rules that the law would hold without, as long as the rest is kept.
 SPARE = ["PONG_EARLY", "PONG_UNCHECKED", "OLD_ANSWER", "REMEMBER"]
 REACHED = [
     ("REMEMBERED", SMALL),
     ("REMEMBERED_WHILE_TAKEN", SMALL),
     ("REMEMBERED_AFTER_RESTART", SMALL),
-    ("AFTER_REINSTATEMENT", ONE_AMONG_OTHERS),
+    ("AFTER_REINSTATEMENT", ONE_AMONG_OTHERS | {"ANSWERS": 0}),
     ("LEASE_WHILE_GONE", SMALL),
     ("ALL_ACKNOWLEDGED", SMALL),
     ("ALL_RAN_OUT", SMALL),
     ("BOTH_WAYS", PAIR),
     ("AFTER_RESTART", SMALL),
-    ("TAKEN_TWICE", ONE_TAKEN_TWICE),
+    ("TAKEN_TWICE", ONE_TAKEN_TWICE | {"ANSWERS": 0}),
     ("RESUMED", SMALL),
     ("RESET_IN_LEASE", SMALL),
     ("LATE_PING", SMALL),
     ("THROWN_AWAY", SMALL),
     ("LATE_CALL_WAKES", SMALL),
     ("TWO_PINGS", ONE_IN_FULL),
+    ("ANSWER_AMONG_OTHERS", ANSWERING),
+    ("ANSWER_AFTER_RENEWAL", ANSWERING_FOR_LONGER),
+    ("ANSWER_AFTER_LAPSE", ANSWERING),
+    ("CALL_OUTLIVES_CHANGE", ONE_TAKEN_TWICE),
 ]
 
 
@@ -123,6 +138,8 @@ def number_of(name: str, model: Path = MODEL) -> int:
     ("constants", "at_least"),
     [
         pytest.param(SMALL, 1_000_000, id="small"),
+        pytest.param(ANSWERING, 1_000_000, id="answering"),
+        pytest.param(ANSWERING_FOR_LONGER, 5_000_000, id="answering-for-longer", marks=pytest.mark.campaign),
         pytest.param(ONE_IN_FULL, 10_000_000, id="one-in-full", marks=pytest.mark.campaign),
         pytest.param(ONE_TAKEN_TWICE, 1_000_000, id="one-taken-twice", marks=pytest.mark.campaign),
         pytest.param(ONE_AMONG_OTHERS, 1_000_000, id="one-among-others", marks=pytest.mark.campaign),
@@ -144,6 +161,12 @@ def test_a_fault_is_found(fault: str, tmp_path: Path) -> None:
     result = search(tmp_path, SMALL, f"FAULT_{fault}", optimize="-O1")
     assert result.errors > 0, result.output
     assert result.violated, result.output
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_ANSWERS)
+def test_a_fault_of_answers_is_found(fault: str, tmp_path: Path) -> None:
+    result = search(tmp_path, ANSWERING, f"FAULT_{fault}", optimize="-O1")
+    assert result.violated == "(permit[i]>=returned)", result.output
 
 
 def test_a_record_that_two_processes_share_is_found(tmp_path: Path) -> None:
@@ -169,7 +192,8 @@ def test_the_law_holds_without_what_is_there_to_spare(part: str, tmp_path: Path)
 
 def test_every_fault_of_the_model_is_tried() -> None:
     macros = set(re.findall(r"\b(FAULT|SPARE)_([A-Z_]+)", MODEL.read_text(encoding="utf-8")))
-    tried = {("FAULT", name) for name in [*FAULTS, "SHARED_RECORD"]} | {("SPARE", name) for name in SPARE}
+    faults = [*FAULTS, *FAULTS_OF_ANSWERS, "SHARED_RECORD"]
+    tried = {("FAULT", name) for name in faults} | {("SPARE", name) for name in SPARE}
     assert macros == tried
 
 
