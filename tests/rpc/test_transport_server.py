@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from handclasp.serving.interceptor import CallInterceptor
 from handclasp.serving.tls import ReloadingCredentials
-from handclasp.transport.lifecycle import StopRequests, run_until_stopped
+from handclasp.transport.lifecycle import StopRequests
 from handclasp.transport.server import ServerLimits, make_server
 from tests.rpc.execution_harness import server_leaf
 from tests.rpc.transport_lab import SERVICE, Kinds, admit, channel_to, identity_of, running_lab
@@ -129,7 +129,7 @@ async def test_connections_end_at_their_age() -> None:
 async def test_a_stop_lets_running_calls_end() -> None:
     async with running_lab() as lab:
         stop = StopRequests()
-        running = asyncio.create_task(run_until_stopped([lab.server], [lab.health], stop, grace=10))
+        running = asyncio.create_task(lab.run_until_stopped(stop, grace=10))
         await lab.unary("Unary")
         watch: Any = health_pb2_grpc.HealthStub(lab.channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -147,7 +147,7 @@ async def test_a_stop_lets_running_calls_end() -> None:
 async def test_a_second_request_stops_at_once() -> None:
     async with running_lab() as lab:
         stop = StopRequests()
-        running = asyncio.create_task(run_until_stopped([lab.server], [lab.health], stop, grace=3600))
+        running = asyncio.create_task(lab.run_until_stopped(stop, grace=3600))
         stream = lab.stream("Endless")
         await stream.read()
         stop.request()

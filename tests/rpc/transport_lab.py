@@ -16,6 +16,7 @@ from handclasp.serving.call_figures import CallObserver
 from handclasp.serving.interceptor import Admit, CallInterceptor, Translate, current_caller, current_peer
 from handclasp.serving.peer import Peer
 from handclasp.serving.tls import TlsIdentity
+from handclasp.transport.lifecycle import StopRequests, run_until_stopped
 from handclasp.transport.server import ServerLimits, add_health_and_reflection, make_server
 from tests.rpc.execution_harness import server_leaf
 from tests.support.outside_ca import Issued, OutsideCA
@@ -101,8 +102,8 @@ class Kinds:
     def synchronous(self, request: bytes, context: Any) -> bytes:
         raise NotImplementedError("as generated base classes do")
 
-    async def patient(self, _request: bytes, _context: Any) -> bytes:
-        await asyncio.sleep(0.3)
+    async def patient(self, request: bytes, _context: Any) -> bytes:
+        await asyncio.sleep(3600 if request == b"for ever" else 0.3)
         return b"done"
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -134,6 +135,12 @@ class Lab:
     ca: OutsideCA
     port: int
     channel: grpc.aio.Channel
+
+    async def run_until_stopped(self, stop: StopRequests, *, grace: float) -> None:
+        """As the services' processes do."""
+        await run_until_stopped(
+            [self.server], [self.health], stop, grace=grace, calls=[self.interceptor.draining], ports=[self.port]
+        )
 
     def unary(self, method: str, request: bytes = b"") -> Any:
         call: Any = self.channel.unary_unary(f"/{SERVICE}/{method}")

@@ -184,6 +184,10 @@ class CallBudgets:
         """Of how many calls the message is being taken in."""
         return self._turns.taken
 
+    def leaving(self) -> list[asyncio.Task[Any]]:
+        """What has an answer each that the client has not taken in yet."""
+        return list(self._leaving)
+
     def exhausted(self) -> str | None:
         """What ordinary callers were refused for want of just now, in a few words; None if they were not."""
         if self._clock() >= self._exhausted_until:

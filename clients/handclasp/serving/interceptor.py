@@ -20,12 +20,13 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import AbortError
 
-from handclasp.errors import HandclaspError, InvalidArgument, Reason, Unavailable, Unimplemented
+from handclasp.errors import HandclaspError, InvalidArgument, Reason, Unimplemented
 from handclasp.errors.status import DETAILS_KEY, status_code
 from handclasp.serving.answer_gate import SAYS_NOTHING, GatedContext, pass_gate
 from handclasp.serving.call import Call, Context
 from handclasp.serving.call_budgets import DEFAULT_LIMITS, CallBudgets, CallKind, CallLimits, OpenCall
 from handclasp.serving.call_figures import UNKNOWN_METHOD, CallObserver, aborted_with
+from handclasp.serving.draining import Draining, stopping
 from handclasp.serving.incidents import unforeseen
 from handclasp.serving.peer import Peer, read_address, read_peer
 from handclasp.serving.refusal_log import refusal_log
@@ -90,6 +91,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Attributes:
         budgets: what calls take up of `limits`.
+        draining: has all calls end, when the server is to stop.
     """
 
     def __init__(
@@ -103,20 +105,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         observer: CallObserver | None = None,
     ) -> None:
         self.budgets = CallBudgets(limits, _log_ended)
+        self.draining = Draining(self.budgets, _log_ended)
         self._kind_of = kind_of
         self._admit = admit
         self._authorize = authorize
         self._translate = translate
         self._observer = observer
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
-        self._stopping = False
-
-    def refuse_all(self) -> None:
-        """Has every call that comes from now on be refused with SERVER_STOPPING, which says that nothing was done.
-
-        gRPC drops calls without a word that reach a server in the moment in which it stops.
-        """
-        self._stopping = True
 
     async def intercept_service(
         self,
@@ -178,6 +173,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = Call(method, read_peer(context), context)
             _current.set(call)
             opened = self.budgets.arrive(call)
+            self.draining.add(opened)
             request = await self._admitted_request(opened, context, requests, kind)
             response = await _answered(call, respond, request, context)
         except AbortError:
@@ -199,6 +195,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         finally:
             if opened is not None:
                 self.budgets.leave(opened)
+                self.draining.discard(opened)
             if call is not None:
                 call.finish()
             self._tell_observer(method, code, (call.ended_by or refusal) if call is not None else refusal, began)
@@ -207,7 +204,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise asyncio.CancelledError
         _log_refusal(method, refusal, call, cause)
         if delay := self.budgets.refusal_delay(call.peer if call is not None else read_address(context)):
-            await asyncio.sleep(delay)
+            await self.draining.hold_back(delay)
         trailer = ((DETAILS_KEY, fitting_details(refusal)),)
         return await context.abort(status_code(refusal), fitting_message(refusal), trailing_metadata=trailer)
 
@@ -223,8 +220,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _admitted_request(self, opened: OpenCall, context: Context, requests: Any, kind: CallKind | None) -> Any:
         """The request, or `requests`, of a call that is admitted and may run; arguments as of `_guard`."""
         call = opened.call
-        if self._stopping and kind is None:
-            raise _stopping()
+        if self.draining.refusing and kind is None:
+            raise stopping()
         call.caller = await self._admit(call.method, call.peer)
         if kind is None:
             kind = CallKind.ORDINARY if self._kind_of is None else self._kind_of(call.method, call.caller)
@@ -262,13 +259,6 @@ def _kind_of_open(method: str) -> CallKind | None:
     if method.startswith(_OBSERVING_PREFIXES):
         return CallKind.OBSERVING
     return CallKind.UNCOUNTED if method.startswith(OPEN_PREFIXES) else None
-
-
-def _stopping() -> Unavailable:
-    return Unavailable(
-        Reason.SERVER_STOPPING,
-        "this server is being stopped, and did nothing; call another one, or this one again in a moment",
-    )
 
 
 async def _no_request() -> InvalidArgument:

@@ -215,7 +215,8 @@ async def _serve(
             healths,
             stop,
             grace=settings.grace,
-            refuse_all=[interceptor.refuse_all for interceptor in interceptors],
+            calls=[interceptor.draining for interceptor in interceptors],
+            ports=ports,
             stopping=service.watching.stop,
         )
 

@@ -131,7 +131,9 @@ async def _serve(settings: ExecutionSettings, stop: StopRequests, worker: Worker
             write_ready_file(settings.ready_file, {"host": settings.host, "port": port, "health_port": http.port})
             stack.callback(settings.ready_file.unlink, missing_ok=True)
         _LOG.info("serving", host=settings.host, port=port, health_port=http.port, integrations=registry.names)
-        await run_until_stopped([server], [health], stop, grace=settings.grace, refuse_all=[interceptor.refuse_all])
+        await run_until_stopped(
+            [server], [health], stop, grace=settings.grace, calls=[interceptor.draining], ports=[port]
+        )
 
 
 def _admitting(relying_party: RelyingParty) -> Admit:

@@ -6,13 +6,17 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import grpc
 import structlog
 from grpc_health.v1.health import aio as health_aio
+
+from handclasp.serving.draining import Draining
+from handclasp.transport.hanging_up import hang_up
 
 PARENT_PIPE_VARIABLE = "HANDCLASP_PARENT_PIPE"
 """Names the descriptor of a pipe that a parent process holds open: when that one ends, so does this."""
@@ -128,18 +132,21 @@ async def run_until_stopped(
     stop: StopRequests,
     *,
     grace: float,
-    refuse_all: Sequence[Callable[[], None]] = (),
+    calls: Sequence[Draining],
+    ports: Collection[int],
     stopping: Callable[[], None] = lambda: None,
 ) -> None:
     """Waits for a request to stop, and then stops servers that were started before.
 
-    Health says NOT_SERVING first, and for half a second new calls are refused as not carried out, so that clients go
-    elsewhere; then none are taken, and running ones have `grace` seconds to end. What is left gets UNAVAILABLE. If
-    this is cancelled, the servers are stopped at once.
+    Health says NOT_SERVING first, and new calls are refused as not carried out; for half a second nothing else, so that
+    clients go elsewhere. Then what does not run yet is refused as well, and running calls have `grace` seconds to end.
+    What is left gets UNAVAILABLE, with CALL_INTERRUPTED. When all have ended, the connections are closed, and last the
+    servers are stopped. If this is cancelled, they are stopped at once.
 
     Args:
-        refuse_all: each has new calls of a server be refused.
-        stopping: called when no new calls are taken any more; has those end that would never end by themselves.
+        calls: those of each server.
+        ports: where the servers listen.
+        stopping: called when that half second is over; has those end that would never end by themselves.
     """
     try:
         await stop.wait()
@@ -149,35 +156,41 @@ async def run_until_stopped(
         _LOG.info("stopping", grace=round(grace, 1))
         for health in healths:
             await health.enter_graceful_shutdown()
-        for refuse in refuse_all:
-            refuse()
+        for each in calls:
+            each.refuse_all()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait_at_once(), _REFUSING)
-        await _stop_gracefully(servers, stop, grace, stopping)
+        stopping()
+        ended = await _all_within(grace, [each.drain() for each in calls], stop)
+        if not ended:
+            await asyncio.gather(*(each.end_all() for each in calls))
+        hang_up(ports)
     finally:
-        # Without grace: for whoever was impatient, and for a cancelled caller. Harmless if all is stopped.
-        await _stop(servers, None)
+        # Once more, since whoever was hung up on may have connected again. That takes a handshake, and from here on
+        # there is no time for one.
+        hang_up(ports)
+        await _stop(servers)
     _LOG.info("stopped")
 
 
-async def _stop_gracefully(
-    servers: Sequence[grpc.aio.Server], stop: StopRequests, grace: float, stopping: Callable[[], None]
-) -> None:
-    """Returns when the servers have stopped, or somebody has become impatient."""
-    ending = asyncio.create_task(_stop(servers, grace))
+async def _all_within(seconds: float, waits: Sequence[Coroutine[Any, Any, None]], stop: StopRequests) -> bool:
+    """Returns when all have returned, the time is over, or somebody has become impatient; whether it was the first."""
+    ending: asyncio.Future[Any] = asyncio.gather(*waits)
     impatience = asyncio.create_task(stop.wait_at_once())
-    # One turn, in which they stop to take calls.
-    await asyncio.sleep(0)
-    stopping()
     try:
-        await asyncio.wait({ending, impatience}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {ending, impatience}
+        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         impatience.cancel()
-    if ending.done():
+        if not ending.done():
+            ending.cancel()
+    if ending.done() and not ending.cancelled():
         await ending
-    else:
+        return True
+    if impatience.done():
         _LOG.warning("stopping_at_once")
+    return False
 
 
-async def _stop(servers: Sequence[grpc.aio.Server], grace: float | None) -> None:
-    await asyncio.gather(*(server.stop(grace) for server in servers))
+async def _stop(servers: Sequence[grpc.aio.Server]) -> None:
+    await asyncio.gather(*(server.stop(None) for server in servers))

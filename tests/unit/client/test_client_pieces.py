@@ -151,6 +151,14 @@ async def test_what_is_not_lost_is_not_repeated() -> None:
         await repeat_if_lost(refused, (0.0, 0.0))
     assert len(calls) == 3
     assert sure.value is unreachable
+    # One that was stopped while the call ran may have done a part of it.
+    interrupted = Unavailable(Reason.CALL_INTERRUPTED, "was stopped")
+    calls.clear()
+    waiting = [interrupted, unreachable, unreachable]
+    with pytest.raises(Unavailable) as doubtful:
+        await repeat_if_lost(refused, (0.0, 0.0))
+    assert len(calls) == 3
+    assert doubtful.value.reason == Reason.CALL_INTERRUPTED
 
 
 @pytest.mark.parametrize(("curve", "curve_type"), [("p256", ec.SECP256R1), ("p384", ec.SECP384R1)])

@@ -112,6 +112,7 @@ class WatchAuthorization:
     def __init__(self, parts: WatchParts) -> None:
         self._parts = parts
         self._open: set[Watch] = set()
+        self._stopping = False
 
     def open(self, caller: Caller, process_id: str, applied: Position | None) -> Watch:
         """A watch, registered; to be entered.
@@ -123,14 +124,18 @@ class WatchAuthorization:
         Raises:
             InvalidArgument, PermissionDenied
             ResourceExhausted: TOO_MANY_WATCHERS.
+            Unavailable: SERVER_STOPPING.
         """
         self._parts.access.require_some(caller, Permission.AUTHORIZE_PEERS)
         if _PROCESS_ID.fullmatch(process_id) is None:
             raise invalid_field("start.process_id", "must be 16 to 64 lower-case hexadecimal digits, made at random")
+        if self._stopping:
+            raise _stopping()
         return Watch(self._parts, self._open, caller, process_id, applied)
 
     def stop(self) -> None:
-        """Ends all watches; their leases run on."""
+        """Ends all watches, for good; their leases run on."""
+        self._stopping = True
         for watch in list(self._open):
             watch.end(_stopping())
 
