@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -112,7 +113,8 @@ def make_data_folder(path: Path) -> None:
 
 
 def _unusable(path: Path, error: OSError) -> DataFolderError:
-    return DataFolderError(
-        f"{path} cannot be used as data folder: {error.strerror}; make it, as this user's and with mode 0700, or choose"
-        " another one"
-    )
+    advice = {
+        errno.ENOSPC: "make room on its disk",
+        errno.EROFS: "it has to be on a file system that can be written to; mount that so, or choose another one",
+    }.get(error.errno or 0, "make it, as this user's and with mode 0700, or choose another one")
+    return DataFolderError(f"{path} cannot be used as data folder: {error.strerror}; {advice}")

@@ -133,7 +133,7 @@ async def _serve(
     settings = service.settings
     write_ca_file(settings.data_dir, service.installation)
     # Before anybody is granted a lease: whoever serves the database after this process waits for those.
-    await service.coordination.replica.register()
+    await service.coordination.replica.begin()
     refusals = set_up_refusal_log(settings.refusals)
     admit = Admitter(service.authenticator).admit
     interceptors: list[CallInterceptor] = []
@@ -258,7 +258,8 @@ async def _missing(service: Service, interceptors: Sequence[CallInterceptor]) ->
         await service.database.read(lambda snapshot: snapshot.fetch(select(1)))
     except SQLAlchemyError:
         return "the database"
-    return None
+    fault = service.database.writing.fault
+    return None if fault is None else f"changes, since {fault}; decisions go on"
 
 
 async def _housekeeping(service: Service) -> None:

@@ -37,6 +37,7 @@ PASSWORDS = counter("handclasp_passwords", "Passwords that were sent, by what be
 PASSWORDS_UNDER_WAY = gauge("handclasp_passwords_under_way", "Passwords that are looked at, or wait for that.")
 DATABASE_SECONDS = histogram("handclasp_database_seconds", "How long the database took.", ("operation",))
 DATABASE_FAILURES = counter("handclasp_database_failures", "Operations that the database failed.", ("operation",))
+WRITABLE = gauge("handclasp_database_writable", "1 unless what was written last failed for the disk.", across=min)
 CONNECTIONS = gauge("handclasp_database_connections", "Connections to the database in use.", ("pool",))
 CONNECTIONS_MOST = gauge("handclasp_database_connections_most", "How many a pool has at most.", ("pool",))
 BATCHES = histogram("handclasp_commit_batch_writes", "How many writes shared a transaction of the group commit.")
@@ -60,6 +61,7 @@ CERTIFICATE_METRICS: tuple[Metric, ...] = (
     PASSWORDS_UNDER_WAY,
     DATABASE_SECONDS,
     DATABASE_FAILURES,
+    WRITABLE,
     CONNECTIONS,
     CONNECTIONS_MOST,
     BATCHES,
@@ -99,6 +101,7 @@ def _of_the_database(database: Database) -> Iterator[Family]:
     figures = database.figures
     yield DATABASE_SECONDS.family(((operation,), figures.seconds[operation]) for operation in OPERATIONS)
     yield DATABASE_FAILURES.family(((operation,), figures.failures[operation]) for operation in OPERATIONS)
+    yield WRITABLE.of(database.writing.fault is None)
     connections = database.connections()
     yield CONNECTIONS.family(((name,), in_use) for name, (in_use, _) in connections.items())
     yield CONNECTIONS_MOST.family(((name,), most) for name, (_, most) in connections.items())

@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from io import TextIOWrapper
@@ -22,6 +24,8 @@ from handclasp.serving.interceptor import current_call
 from handclasp.serving.log_streams import CHANGES_LOGGER
 
 REDACTED = "[redacted]"
+
+_SAY_AGAIN_SECONDS = 60.0
 
 _SECRET_KEY = re.compile(
     r"password|passwd|passphrase|secret|private_?key|key_pem|authorization|credential|cookie|api_?key|access_token",
@@ -195,6 +199,26 @@ def _printable(line: str) -> str:
 
 
 class _PrivateRotatingFileHandler(RotatingFileHandler):
+    """A file for its owner only. What cannot be written, since the disk is full, is lost, and harms nothing else."""
+
+    _said_at = float("-inf")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's
+        # The base class would say it with two tracebacks, for each line.
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif (now := time.monotonic()) >= self._said_at + _SAY_AGAIN_SECONDS:
+            self._said_at = now
+            with suppress(OSError):
+                print(
+                    f"the log {self.baseFilename} cannot be written: {error.strerror}; lines are lost", file=sys.stderr
+                )
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: ARG002, N802 - the base class's
         # The base class formats each record once more, to know how long it is; that costs as much as writing it. Here
         # a file ends with the record that fills it.

@@ -101,7 +101,8 @@ def refuse_unwritable(ready_file: Path | None) -> None:
 
 
 def _not_usable(setting: str, path: Path, error: OSError) -> StartError:
-    return StartError(f"{setting}: {path} cannot be written: {error.strerror}; make its folder, or choose another one")
+    advice = "make room on its disk" if error.errno == errno.ENOSPC else "make its folder"
+    return StartError(f"{setting}: {path} cannot be written: {error.strerror}; {advice}, or choose another one")
 
 
 def run_process(

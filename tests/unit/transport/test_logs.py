@@ -174,3 +174,11 @@ def test_on_standard_error_changes_can_be_told_apart(capsys: pytest.CaptureFixtu
     change, other = capsys.readouterr().err.splitlines()
     assert json.loads(change)["stream"] == "changes"
     assert "stream" not in json.loads(other)
+
+
+def test_a_disk_that_is_full_is_told_once_and_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = log_to(Path("/dev/full"), LogFormat.KEY_VALUE)
+    for number in range(3):
+        logger.info("said", number=number)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == "the log /dev/full cannot be written: No space left on device; lines are lost"

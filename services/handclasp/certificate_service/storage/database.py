@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Executable, Result, event, make_url
@@ -35,6 +36,7 @@ from handclasp.certificate_service.storage.sqlite import (
     connect_in_thread,
     tell_what_is_brief,
 )
+from handclasp.certificate_service.storage.writing import Writing, write_fault
 from handclasp.errors import HandclaspError, Reason, Unavailable
 
 T = TypeVar("T")
@@ -159,11 +161,13 @@ class Database:
         lookups: the same, for queries that find a few rows by index.
         writer: commits are on disk when they return.
         commits: the same, within the limits that transactions have while the service runs.
+        writing: hears of what fails on those engines.
         shared: whether other processes may serve it, too.
         readers: how many may read at once for callers, if all of these engines share their connections; None if not.
 
     Attributes:
         figures: what was counted since the start.
+        writing: whether it can be written to.
     """
 
     def __init__(
@@ -174,11 +178,13 @@ class Database:
         lookups: AsyncEngine,
         writer: AsyncEngine,
         commits: AsyncEngine,
+        writing: Writing,
         batch: int,
         shared: bool,
         readers: int | None = None,
     ) -> None:
         self.figures = DatabaseFigures()
+        self.writing = writing
         self._readers = None if readers is None else asyncio.Semaphore(readers)
         self._snapshots = snapshots
         self._queries = queries
@@ -330,18 +336,22 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
     Raises:
         ValueError: the URL is of another kind.
     """
-    kind = make_url(url).get_backend_name()
+    parts = make_url(url)
+    kind = parts.get_backend_name()
     if kind == "sqlite":
         engine = _sqlite_engine(url, "BEGIN", size=readers)
         lookups = _sqlite_engine(url, "BEGIN", size=2, connect=connect_for_lookups)
         writer = _sqlite_engine(url, "BEGIN IMMEDIATE", size=1, connect=connect_for_writing)
         tell_what_is_brief(writer.sync_engine)
+        writing = Writing(Path(parts.database).parent if parts.database else None)
+        writing.observe(writer.sync_engine)
         return Database(
             snapshots=engine,
             queries=engine.execution_options(**{_NO_BEGIN: True}),
             lookups=lookups.execution_options(**{_NO_BEGIN: True}),
             writer=writer,
             commits=writer,
+            writing=writing,
             batch=batch,
             shared=False,
         )
@@ -368,6 +378,8 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             hide_parameters=True,
         )
         _limit_transactions(engine)
+        writing = Writing(None)
+        writing.observe(engine.sync_engine)
         # All are derived from the same engine: options of an engine derived from another one come after its own.
         queries = engine.execution_options(isolation_level="AUTOCOMMIT")
         return Database(
@@ -376,6 +388,7 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
             lookups=queries,
             writer=engine,
             commits=engine.execution_options(**{_WRITES: True}),
+            writing=writing,
             batch=batch,
             shared=True,
             readers=readers,
@@ -386,6 +399,13 @@ def open_database(url: str, *, batch: int = 128, readers: int = 4) -> Database:
 def storage_error(error: Exception) -> HandclaspError | None:
     """What callers are told when the database fails; None if the error is not the database's."""
     if isinstance(error, SQLAlchemyError):
+        fault = write_fault(error)
+        if fault is not None:
+            return Unavailable(
+                Reason.STORAGE_UNAVAILABLE,
+                f"nothing can be changed right now, since {fault}; have the certificate service's operator mend that,"
+                " and try again",
+            )
         return Unavailable(
             Reason.STORAGE_UNAVAILABLE,
             "the certificate service cannot use its database right now; try again, and if it lasts have its operator"

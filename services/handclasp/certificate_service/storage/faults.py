@@ -17,6 +17,11 @@ _FAULTS = tuple(
             "its file is no database, or is damaged; check database_url, or restore it from your backup",
         ),
         (
+            "disk is full|no space left",
+            "its disk is full; make room there",
+        ),
+        ("disk i/o error", "its disk fails, or has no room; look there"),
+        (
             "read-only transaction",
             "it is read-only, a standby perhaps; have database_url name the server that can be written to",
         ),

@@ -124,7 +124,11 @@ class OtherReplicas:
                     del deadlines[one.id]
                     ended.append(one)
             if ended:
-                await self._forget_those_over(ended, now)
+                try:
+                    await self._forget_those_over(ended, now)
+                except SQLAlchemyError as error:
+                    # What was waited for has been carried out; housekeeping forgets them later.
+                    _LOG.warning("replicas_not_forgotten", error=type(error).__name__)
             if not deadlines:
                 return settled
             left = max(0.0, min(deadlines.values()) - self._clock())
@@ -148,6 +152,8 @@ class OtherReplicas:
 
     async def _forget_those_over(self, found: Sequence[Replica], now: float) -> None:
         """Deletes rows whose lease is over, and not only the renewal that was waited for."""
+        if self._own.rests_on_anothers_row:
+            return
         over = []
         for one in found:
             # Another barrier may have forgotten it, or seen it renewed, since this one looked.
