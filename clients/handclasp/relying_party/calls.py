@@ -53,6 +53,7 @@ class Permit:
         permission, resource: what it is a yes to.
         filtered: the call only had a list filtered, that resource among others: it ends with its certificate and its
             user, and what becomes of single grants does not matter.
+        generation: in which the yes was found good.
         being_asked: somebody asks about it anew at this moment.
     """
 
@@ -60,6 +61,7 @@ class Permit:
     permission: Permission
     resource: str
     filtered: bool = False
+    generation: int = 0
     being_asked: bool = False
 
 
@@ -110,6 +112,7 @@ class CallsInProgress:
             permits = self._permits[call] = {}
             call.at_end = self._forget
             call.gate = self
+        permit.generation = self._knowledge.generation
         permits[permit.permission, "" if permit.filtered else permit.resource, permit.filtered] = permit
         if len(permits) > MAX_PERMITS:
             del permits[next(iter(permits))]
@@ -123,6 +126,9 @@ class CallsInProgress:
         now = self._wall_clock()
         for permit in permits.values():
             if permit.being_asked or (permit.yes.expires is not None and permit.yes.expires <= now):
+                return False
+            if not self._is_of_this_history(permit):
+                self._reconsider(call, permit)
                 return False
         # Last, so that nothing is between this look at the clock and what is done with the answer.
         return self._knowledge.lease_runs()
@@ -164,7 +170,7 @@ class CallsInProgress:
         for call, permits in list(self._permits.items()):
             for permit in permits.values():
                 # One that was decided later takes the changes into account.
-                if permit.yes.revision >= position.revision:
+                if permit.yes.revision >= position.revision and self._is_of_this_history(permit):
                     continue
                 names = permit.yes.rests_on
                 if not withdrawn.isdisjoint(names):
@@ -213,6 +219,11 @@ class CallsInProgress:
         if any(permit.yes.expires is not None and permit.yes.expires <= now for permit in permits):
             self._end(call, _withdrawn("the certificate has expired"))
 
+    def _is_of_this_history(self, permit: Permit) -> bool:
+        """Whether what its yes had taken into account was applied, or is yet to come. If it was not by the end of its
+        generation, it may be of a history that was lost since, and must not count against changes of this one."""
+        return self._knowledge.reached(permit.generation, permit.yes.revision)
+
     def _forget(self, call: Call) -> None:
         self._permits.pop(call, None)
 
@@ -252,10 +263,14 @@ class CallsInProgress:
                             self._end(call, _cut_off())
                             return
                         permit.yes = await self._ask(call.peer, permit.permission, permit.resource)
+                        permit.generation = self._knowledge.generation
                 except (Unauthenticated, PermissionDenied) as refusal:
                     self._unanswered = False
                     if permit.filtered and isinstance(refusal, PermissionDenied):
-                        return  # For want of a grant alone, so certificate and user are as good as before.
+                        # For want of a grant alone, so certificate and user are as good as before.
+                        permit.yes = replace(permit.yes, revision=min(permit.yes.revision, self._knowledge.revision))
+                        permit.generation = self._knowledge.generation
+                        return
                     decision = {name: value for name, value in refusal.metadata.items() if name == "decision"}
                     self._end(call, _withdrawn("it was asked about anew, and is not allowed any more", decision))
                 except HandclaspError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from handclasp.relying_party import EXECUTE_INTEGRATIONS, Allowed
 from handclasp.relying_party.calls import CallsInProgress, Permit
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.decisions import Yes
-from handclasp.relying_party.knowledge import Knowledge
+from handclasp.relying_party.knowledge import Change, Effect, Knowledge, Position
 from handclasp.serving.call import Call
 from handclasp.serving.peer import Peer
 from tests.unit.relying_party.test_knowledge import Clock
@@ -99,4 +100,24 @@ async def test_a_process_that_was_held_up_gives_calls_the_grace_from_then_on() -
         clock.now += 0.2
         calls.look()
     assert isinstance(call.withdrawn, Unavailable)
+    await calls.close()
+
+
+async def test_a_yes_ahead_of_what_is_applied_does_not_outlast_its_history() -> None:
+    """A standby that was behind takes over: the numbers of the lost history come again, with other changes."""
+    clock = Clock()
+    knowledge = Knowledge(clock)
+    knowledge.reset(Position(1, 1))
+    calls = CallsInProgress(knowledge, clock, clock, Counters(), nobody_asks, grace=10)
+    context: Any = None
+    call = Call("/shop.v1.Orders/Wait", Peer("", b"leaf", None), context)
+    calls.permit(call, Permit(replace(YES, revision=3), EXECUTE_INTEGRATIONS, "orders/1"))
+    changes = [Change("users/alice", frozenset({Effect.WITHDRAWN}))]
+    knowledge.begin_stream()
+    knowledge.apply(Position(2, 7), changes)
+    calls.changed(Position(2, 7), changes)
+    knowledge.pong(knowledge.ping(), 2, 5.0)
+    assert knowledge.lease_runs()
+    assert not calls.is_open(call)
+    assert call.withdrawn is not None
     await calls.close()
