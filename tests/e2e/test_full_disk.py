@@ -196,6 +196,21 @@ async def _issue_some(site: Site) -> None:
             await site.issue(admin)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that is small enough to fill")
+def test_a_disk_that_fills_up_while_the_service_is_stopped(folder: Path) -> None:
+    deployment = Deployment(folder)
+    site = Site(deployment)
+    with small_disk(deployment.data_dir):
+        with site.start():
+            pass
+        filling = fill(deployment.data_dir)
+        with site.start():
+            wait_until(site.says_full, "readiness says that the disk is full")
+            deployment.run("user", "list").json()
+            filling.unlink()
+            wait_until(lambda: site.readiness()[0] == 200, "it is ready again, by itself")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system that cannot be written to")
 def test_a_data_folder_that_cannot_be_written_to_is_refused_clearly(folder: Path) -> None:
     deployment = Deployment(folder)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import disk_usage
 
 from handclasp.certificate_service.exclusive import HeldByAnotherError, held_alone, is_held_with
 from handclasp.serving.files import write_atomically
@@ -17,6 +18,10 @@ CA_FILE = "ca.pem"
 CONTEXT_FILE = "context.toml"
 IGNORED = ".gitignore"
 """A file in the folder that keeps version control from taking in what else is there."""
+
+
+# Bytes. SQLite's index of its log, which is deleted when the service stops, has 32 KiB.
+_RESERVED = 128 * 1024
 
 
 class DataFolderError(Exception):
@@ -69,6 +74,7 @@ def sqlite_file(path: Path) -> Iterator[None]:
             if not real.exists():
                 # SQLite gives its other files the rights of this one, and by itself would let everybody read it.
                 real.touch(0o600)
+            _keep_room(real.with_name(f"{real.name}.reserve"))
         except HeldByAnotherError:
             raise DataFolderError(
                 f"the database {path} is served by another process of the certificate service; SQLite is for one. Stop"
@@ -79,6 +85,16 @@ def sqlite_file(path: Path) -> Iterator[None]:
                 f"{path} cannot be used as database: {error.strerror}; check the folder, and the setting database_url"
             ) from error
         yield
+
+
+def _keep_room(reserve: Path) -> None:
+    """Takes up a little of the disk, or gives it back if nothing else is free: SQLite needs it to open a database."""
+    free = disk_usage(reserve.parent).free
+    if free < _RESERVED:
+        reserve.unlink(missing_ok=True)
+    # Not what was given back a moment ago: a start opens the database more than once.
+    elif free > 10 * _RESERVED and not reserve.exists():
+        write_atomically(reserve, bytes(_RESERVED))
 
 
 def make_data_folder(path: Path) -> None:
