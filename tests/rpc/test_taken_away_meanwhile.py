@@ -63,7 +63,7 @@ async def test_no_user_is_made_on_the_strength_of_what_was_so_before(installatio
             asyncio.create_task(outcome(client.accounts.CreateUser(create_user(name, password=password))))
             for name in names
         ]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
         match how:
             case "revoked":
                 await installation.admin.certificates.RevokeCertificate(pb.RevokeCertificateRequest(name=identity.name))
@@ -76,7 +76,8 @@ async def test_no_user_is_made_on_the_strength_of_what_was_so_before(installatio
     assert await users_of(installation, names) == made
     refused = {"demoted": "ACCESS_DENIED"}.get(how, "CERTIFICATE_NOT_ACCEPTED")
     assert outcomes.count("OK") == len(made) < len(names)
-    assert set(outcomes) <= {"OK", refused}
+    # Of one address, only so many passwords wait to be hashed.
+    assert {refused} <= set(outcomes) <= {"OK", refused, "PASSWORD_CHECKS_BUSY"}
 
 
 async def test_nothing_is_given_by_a_password_that_another_one_has_replaced(
