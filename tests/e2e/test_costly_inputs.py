@@ -18,7 +18,7 @@ from tests.support.attacker import Counts, attacking
 from tests.support.bystanders import bystanders
 from tests.support.raw_http2 import Target
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.attack, pytest.mark.timeout(300)]
 
 EXECUTE = "/handclasp.integrations.v1.IntegrationService/ExecuteIntegration"
 ECHO, ORDERS = "integrations/echo", "integrations/orders.summarize"

@@ -126,9 +126,9 @@ def test_calls_that_are_held_harm_nobody(attacked: AttackedPair, shape: str) -> 
     pair.json("cert", "issue", "--user", "low", "--out", folder)
     newest = max(certificate["name"] for certificate in pair.json("cert", "list", "--user", "low")["certificates"])
     with bystanders(*attacked.bystanders()) as crowd:
-        crowd.call_quietly(5)
+        crowd.call_quietly(4)
         with attacking(hold, attacked.target(held.listener, held.who), held) as attack:
-            crowd.call_under_attack(12)
+            crowd.call_under_attack(9)
             grown = process.memory_info().rss - before
             revoked = pair.run("cert", "revoke", newest.removeprefix("certificates/"))
     assert attack.counts["calls"] >= 150, "that was no attack"
