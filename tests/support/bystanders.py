@@ -9,8 +9,8 @@
 They call at a steady rate from a process of their own, whatever becomes of the calls before: a server that stops
 answering gets no fewer of them.
 
-A verdict that somebody was harmed is looked at once more (tests/e2e/conftest.py): the machine is shared, and what it
-does to a measurement once it seldom does twice.
+A verdict that somebody was harmed is looked at again (tests/e2e/conftest.py): the machine is shared, and what it does
+to a measurement once it seldom does three times.
 
 Served is whoever has more than 95% of the calls succeed, and the slowest hundredth of those within five times of what
 they took in quiet. What they took in quiet counts as `QUIET_FLOOR` at least, and as what a small server that nobody
