@@ -12,7 +12,6 @@ from tests.e2e.processes import Pair, running_up
 from tests.support.bystanders import HarmedError
 from tests.support.leaks import Secrets
 
-
 MEASUREMENTS = 3
 
 
