@@ -75,14 +75,16 @@ class Asking:
 
     async def one(self, peer: Peer, permission: Permission, resource: str) -> Yes:
         """Raises what `Authorizer.require` does."""
-        if permission == ACCEPTED:
-            return await self.accepted(peer)
         subject = self._subject(peer, permission, resource)
         yes = self._decisions.find(subject)
         if yes is None:
             return await self._ask(subject, peer, permission, resource)
         self._counters.hits += 1
         return yes
+
+    async def anew(self, peer: Peer, permission: Permission, resource: str) -> Yes:
+        """What a call was allowed by, asked once more: `ACCEPTED` included."""
+        return await (self.accepted(peer) if permission == ACCEPTED else self.one(peer, permission, resource))
 
     async def several(self, peer: Peer, permission: Permission, resources: Sequence[str]) -> Filtered:
         """Raises what `Authorizer.allowed` does."""
@@ -171,6 +173,9 @@ class Asking:
 
     def _subject(self, peer: Peer, permission: Permission, resource: str) -> Subject:
         fingerprint = _fingerprint(peer)
+        if permission == ACCEPTED:
+            # Left out by mistake, it must not be taken for the question whether the peer is accepted.
+            raise PermissionDenied(Reason.ACCESS_DENIED, "no permission is named; nobody holds none")
         if not 0 < len(resource) <= LONGEST_RESOURCE:
             raise PermissionDenied(
                 Reason.ACCESS_DENIED, f"a resource has 1 to {LONGEST_RESOURCE} characters; nobody may act on this one"

@@ -41,7 +41,7 @@ _WITHDRAWN = "taken away while the call ran: "
 _LOG = structlog.stdlib.get_logger(__name__)
 
 Ask = Callable[[Peer, Permission, str], Awaitable[Yes]]
-"""As `Asking.one`."""
+"""As `Asking.anew`."""
 
 
 @dataclass(slots=True)

@@ -188,7 +188,7 @@ class RelyingParty:
             lease_wait=options.lease_wait,
         )
         calls = self._calls = CallsInProgress(
-            knowledge, options.lease_clock, options.wall_clock, self.counters, asking.one, grace=options.lease_grace
+            knowledge, options.lease_clock, options.wall_clock, self.counters, asking.anew, grace=options.lease_grace
         )
         stack.push_async_callback(calls.close)
         self.authorizer = Authorizer(asking, calls)

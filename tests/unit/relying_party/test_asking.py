@@ -10,9 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from handclasp.authorization.v1 import decision_pb2
 from handclasp.certificates.v1 import certificate_service_pb2 as messages
-from handclasp.errors import Unauthenticated
+from handclasp.errors import PermissionDenied, Unauthenticated
 from handclasp.relying_party import EXECUTE_INTEGRATIONS
-from handclasp.relying_party.asking import Asking
+from handclasp.relying_party.asking import ACCEPTED, Asking
 from handclasp.relying_party.counters import Counters
 from handclasp.relying_party.judging import Permission
 from handclasp.relying_party.knowledge import Change, Effect, Position
@@ -104,3 +104,13 @@ async def test_a_certificate_that_has_expired_by_the_clock_here_is_told_of_lists
     ):
         with pytest.raises(Unauthenticated, match="has expired by this server's clock"):
             await asked
+
+
+async def test_a_permission_that_is_left_out_is_held_by_nobody() -> None:
+    """It stands for the question whether a peer is accepted, and must not be taken for it."""
+    service = Service()
+    asking = asking_of(service, Memory(), Counters())
+    with pytest.raises(PermissionDenied):
+        await asking.one(PEER, ACCEPTED, "orders/1")
+    with pytest.raises(PermissionDenied):
+        await asking.several(PEER, ACCEPTED, ["orders/1"])
